@@ -1,0 +1,13 @@
+"""Mistakes that a user can mend. Every message is one line that names the value and the way out."""
+
+
+class PortraitmattingError(ValueError):
+    """Base of all errors raised on purpose; command lines print it as one line, without traceback."""
+
+
+class ImageError(PortraitmattingError):
+    """A picture cannot be read, written or used as asked."""
+
+
+class CheckpointError(PortraitmattingError):
+    """A checkpoint is missing, damaged, unsafe or not one of ours."""
