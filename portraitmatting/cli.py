@@ -1,0 +1,40 @@
+"""What every command line here shares: exit codes, one-line errors, options without defaults."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from portraitmatting.errors import PortraitmattingError
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+"""Exit codes: some of the work failed; nothing was done, since the call is wrong; Ctrl-C."""
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """Call `main` and exit with its code; a user's mistake becomes one line on stderr, and exit code 2."""
+    try:
+        code = main()
+        sys.stdout.flush()
+    except PortraitmattingError as error:
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        code = USAGE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (head, less) has left; Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAILED
+    sys.exit(code)
+
+
+def one_line(text: str) -> str:
+    """`text` with line breaks and other control characters escaped, as file names may hold them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The named options that the user gave, so that each default lives in the called signature only."""
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}

@@ -1,0 +1,66 @@
+"""The two heads, and `fuse`, which makes one matte of what they say."""
+
+import torch
+from torch import Tensor, nn
+
+from portraitmatting.decoder import upsample2
+
+BACKGROUND, UNKNOWN, FOREGROUND = 0, 1, 2
+"""The trimap's classes, in the order of its logits."""
+
+
+class TrimapHead(nn.Module):
+    """Detail map (B, C, H/2, W/2) to trimap logits (B, 3, H, W)."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 3, padding=1),
+            nn.GroupNorm(channels // 4, channels),
+            nn.GELU(),
+            nn.Conv2d(channels, channels, 1),
+            nn.GroupNorm(channels // 8, channels),
+            nn.GELU(),
+            nn.Dropout(0.2),
+            nn.Conv2d(channels, 3, 1),
+        )
+
+    def forward(self, detail: Tensor) -> Tensor:
+        return upsample2(self.layers(detail))
+
+
+class AlphaHead(nn.Module):
+    """Detail map (B, C, H/2, W/2) and picture (B, 3, H, W) to raw alpha (B, 1, H, W), unclamped."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        half, quarter = channels // 2, channels // 4
+        self.coarse = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 3, padding=1),
+            nn.PReLU(channels),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.PReLU(channels),
+            nn.Conv2d(channels, half, 3, padding=1),
+            nn.PReLU(half),
+        )
+        self.fine = nn.Sequential(
+            nn.Conv2d(3 + half, half, 3, padding=1),
+            nn.PReLU(half),
+            nn.Conv2d(half, quarter, 3, padding=1),
+            nn.PReLU(quarter),
+            nn.Conv2d(quarter, 1, 3, padding=1),
+        )
+
+    def forward(self, detail: Tensor, image: Tensor) -> Tensor:
+        return self.fine(torch.cat([image, upsample2(self.coarse(detail))], dim=1))
+
+
+def fuse(alpha: Tensor, trimap_logits: Tensor) -> Tensor:
+    """Raw alpha (B, 1, H, W) and trimap logits (B, 3, H, W) to a float32 matte (B, 1, H, W) in [0, 1].
+
+    The clamped alpha where the trimap says unknown, exactly 1 in its foreground, exactly 0 in its
+    background.
+    """
+    trimap = trimap_logits.argmax(dim=1, keepdim=True)
+    matte = alpha.float().clamp(0, 1)
+    return torch.where(trimap == UNKNOWN, matte, (trimap == FOREGROUND).to(matte))

@@ -1,0 +1,115 @@
+"""The network, whole: Portraitmatting (Q. Liu, 2023)."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor, nn
+
+from portraitmatting.decoder import Decoder
+from portraitmatting.encoder import Encoder
+from portraitmatting.errors import PortraitmattingError
+from portraitmatting.heads import AlphaHead, TrimapHead
+from portraitmatting.ppm import PyramidPooling
+
+if TYPE_CHECKING:
+    from portraitmatting.checkpoint import CheckpointInfo
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the network; the defaults are the published ones (35.44 M parameters)."""
+
+    stem_channels: int = 32
+    embed_dim: int = 96
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    heads: tuple[int, ...] = (3, 6, 12, 24)
+    window: int = 7
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.2
+    pyramid_reduced: int = 256
+    pyramid_branch: int = 128
+    pyramid_kernels: tuple[int, ...] = (3, 7, 11, 15)
+    decoder_channels: tuple[int, ...] = (256, 256, 192, 128)
+    decoder_heads: tuple[int, ...] = (8, 8, 6, 4)
+    decoder_depth: int = 3
+    decoder_drop_path: float = 0.12
+    head_channels: int = 64
+
+    @classmethod
+    def tiny(cls) -> "ModelConfig":
+        """The same network about a thousand times smaller, for tests of everything around it."""
+        return cls(
+            stem_channels=8,
+            embed_dim=8,
+            depths=(1, 1, 2, 1),
+            heads=(1, 1, 2, 2),
+            mlp_ratio=2.0,
+            drop_path=0.0,
+            pyramid_reduced=16,
+            pyramid_branch=8,
+            decoder_channels=(16, 16, 16, 16),
+            decoder_heads=(2, 2, 2, 2),
+            decoder_depth=2,
+            decoder_drop_path=0.0,
+            head_channels=16,
+        )
+
+
+class Prediction(NamedTuple):
+    """What the two heads say; `heads.fuse` makes a matte of it."""
+
+    alpha: Tensor
+    """(B, 1, H, W), raw: not clamped, and only meant for the trimap's unknown region."""
+    trimap_logits: Tensor
+    """(B, 3, H, W): background, unknown, foreground."""
+
+
+class PortraitMatting(nn.Module):
+    """RGB (B, 3, H, W) in [0, 1], H and W multiples of 32, to raw alpha and trimap logits.
+
+    No mean and standard deviation are subtracted. Any other size raises `PortraitmattingError`,
+    which says what to pad to.
+    """
+
+    checkpoint: "CheckpointInfo | None" = None
+    """Where the weights come from and how they are meant to be used; None for fresh ones."""
+
+    def __init__(self, config: ModelConfig | None = None) -> None:
+        super().__init__()
+        self.config = c = config or ModelConfig()
+        self.encoder = Encoder(
+            c.stem_channels, c.embed_dim, c.depths, c.heads, c.window, c.mlp_ratio, c.drop_path
+        )
+        *skips, last = self.encoder.channels
+        self.ppm = PyramidPooling(last, c.pyramid_reduced, c.pyramid_branch, c.pyramid_kernels)
+        self.decoder = Decoder(
+            skips,
+            self.ppm.channels,
+            c.decoder_channels,
+            c.decoder_heads,
+            c.decoder_depth,
+            c.window,
+            c.mlp_ratio,
+            c.decoder_drop_path,
+        )
+        self.trimap_head = TrimapHead(self.decoder.channels, c.head_channels)
+        self.alpha_head = AlphaHead(self.decoder.channels, c.head_channels)
+
+    def forward(self, image: Tensor) -> Prediction:
+        self._check(image)
+        *skips, last = self.encoder(image)
+        detail = self.decoder(skips, self.ppm(last))
+        return Prediction(self.alpha_head(detail, image), self.trimap_head(detail))
+
+    def _check(self, image: Tensor) -> None:
+        if image.ndim != 4 or image.shape[1] != 3:
+            shape = "x".join(map(str, image.shape))
+            raise PortraitmattingError(f"expected a batch of RGB pictures, Bx3xHxW, got {shape}")
+        height, width = image.shape[-2:]
+        multiple = self.encoder.strides[-1]
+        if height % multiple or width % multiple or not height or not width:
+            fits = [max(1, -(-side // multiple)) * multiple for side in (height, width)]
+            raise PortraitmattingError(
+                f"expected height and width to be multiples of {multiple}, got {height}x{width}: "
+                f"pad or resize to {fits[0]}x{fits[1]}"
+            )
