@@ -1,0 +1,42 @@
+"""Trimaps: uint8 HxW, 0 background, 128 unknown, 255 foreground."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from portraitmatting.errors import ImageError
+
+BACKGROUND, UNKNOWN, FOREGROUND = 0, 128, 255
+
+
+def draw_trimap(alpha: NDArray[np.floating], radius: float) -> NDArray[np.uint8]:
+    """HxW float alpha in [0, 1] -> HxW uint8 trimap whose unknown band reaches `radius` pixels
+    (0 or more, else ImageError) past every soft pixel and to both sides of every hard edge.
+
+    A pixel is foreground where all pixels within that distance are opaque, background where all
+    are empty. "Opaque" and "empty" are what 8 bits can tell: less than half a grey level from 1
+    or 0. What lies beyond the frame is ignored.
+    """
+    if not radius >= 0:
+        raise ImageError(f"trimap radius {radius} is negative: use 0 or more pixels")
+    trimap = np.full(alpha.shape, UNKNOWN, np.uint8)
+    trimap[_deeper_than(radius, alpha > 1 - 0.5 / 255)] = FOREGROUND
+    trimap[_deeper_than(radius, alpha < 0.5 / 255)] = BACKGROUND
+    return trimap
+
+
+def unknown_region(trimap: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """HxW uint8 trimap -> HxW bool, True where 128 is the nearest of 0, 128 and 255.
+
+    Nearest instead of equal, so that a trimap that went through JPEG or was written with 127 counts
+    as it was meant; on exact trimaps both are the same.
+    """
+    return np.asarray((trimap > UNKNOWN // 2) & (trimap < (UNKNOWN + FOREGROUND) // 2))
+
+
+def _deeper_than(radius: float, region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    # A distance transform instead of an erosion: its cost does not grow with the radius.
+    if region.all():  # nothing to be near to, which OpenCV leaves undefined
+        return region
+    depth = cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(depth > radius)
