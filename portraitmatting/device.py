@@ -1,0 +1,56 @@
+"""Which device runs the network, and in which precision."""
+
+import torch
+
+from portraitmatting.errors import PortraitmattingError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device called `name`: "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:1", "mps".
+
+    Only "auto" falls back; any other name raises `PortraitmattingError` if the device is not there.
+    """
+    if name == "auto":
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device("mps" if found == "cpu" and torch.backends.mps.is_available() else found)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise PortraitmattingError(f"unknown device {name!r}: use auto, cpu, cuda or mps") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        reason = (
+            "this PyTorch is built without CUDA" if not torch.version.cuda else "no usable GPU found"
+        )
+        raise PortraitmattingError(f"device {name!r}: {reason}; use --device cpu or auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise PortraitmattingError(f"device {name!r}: there are {count} GPUs, counted from 0")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise PortraitmattingError(f"device {name!r}: no Apple GPU here; use --device cpu or auto")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise PortraitmattingError(f"device {name!r} is not supported: use auto, cpu, cuda or mps")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype called `name` ("auto", "fp32", "bf16", "fp16"); "auto" is fp16 on CUDA, else fp32.
+
+    Raises `PortraitmattingError` for an unknown name, and for fp16 on a CPU.
+    """
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if name not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise PortraitmattingError(f"unknown precision {name!r}: use auto, {known}")
+    if name == "fp16" and device.type == "cpu":
+        raise PortraitmattingError("precision fp16 needs a GPU: use fp32 or bf16 on the CPU")
+    return PRECISIONS[name]
+
+
+def describe_device(device: torch.device) -> str:
+    """The device's name for people: "cuda:0 (NVIDIA A100)", "cpu (2 threads)"."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
