@@ -1,0 +1,194 @@
+"""Put a person on another background, and the backgrounds to choose from.
+
+A `Background` is a callable (image, alpha) -> background: image HxWx3 RGB uint8 | uint16 | float
+in 0..1 and alpha HxW float in 0..1 in, HxWx3 of the image's dtype out. It may look at the scene
+(a blur of it does) or ignore it (a colour does).
+"""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ImageColor
+
+from portraitmatting.depth import to_depth, to_unit
+from portraitmatting.errors import ImageError, PortraitmattingError
+from portraitmatting.images import read_image
+
+Background = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
+
+_CHOICES = "a colour (#rrggbb, #rgb or a name), blur, blur:0.05, chequer or a picture's path"
+
+
+def composite(
+    foreground: NDArray[Any], alpha: NDArray[Any], background: NDArray[Any]
+) -> NDArray[Any]:
+    """foreground HxWx3 over background HxWx3 by alpha HxW float in 0..1 -> HxWx3 of the
+    foreground's dtype (uint8 | uint16 | float in 0..1).
+
+    The background may have another dtype, and any shape that broadcasts to the foreground's.
+    alpha F + (1 - alpha) B in float, rounded last. Raises PortraitmattingError on other shapes
+    or ranges.
+    """
+    weight = check_alpha(foreground, alpha)[..., None]
+    front, back = to_unit(foreground, "foreground"), to_unit(background, "background")
+    try:
+        back = np.broadcast_to(back, front.shape)
+    except ValueError as error:
+        raise PortraitmattingError(
+            f"background {back.shape} does not fit foreground {front.shape}: "
+            "composite.picture(background) crops and scales it"
+        ) from error
+    return to_depth(back + weight * (front - back), foreground.dtype)
+
+
+def rgba(foreground: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+    """foreground HxWx3 and alpha HxW float in 0..1 -> HxWx4, straight (not premultiplied) alpha,
+    of the foreground's dtype (uint8 | uint16 | float). Raises PortraitmattingError on others."""
+    weight = check_alpha(foreground, alpha)
+    return np.dstack([foreground, to_depth(weight, foreground.dtype)])
+
+
+def check_alpha(image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[np.float32]:
+    """alpha as float32 in [0, 1], if it is one for `image`; otherwise PortraitmattingError."""
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise PortraitmattingError(f"expected an HxWx3 RGB image, got {image.shape}")
+    if alpha.shape != image.shape[:2]:
+        raise PortraitmattingError(
+            f"alpha {alpha.shape} does not fit the image {image.shape[:2]}: give both one size"
+        )
+    if alpha.dtype.kind != "f":
+        raise PortraitmattingError(
+            f"alpha must be floating point in 0..1, got {alpha.dtype}: divide by its largest value"
+        )
+    return to_unit(alpha, "alpha")
+
+
+def color(value: str) -> Background:
+    """One colour everywhere: "#rrggbb", "#rgb" or a CSS name, as sRGB. Raises PortraitmattingError
+    for anything else."""
+    try:
+        rgb = np.array(ImageColor.getrgb(value), np.uint8)
+        if rgb.size != 3:
+            raise ValueError("transparent")
+    except ValueError as error:
+        raise PortraitmattingError(f"{value!r} is no colour: use #rrggbb or a name") from error
+
+    def background(image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+        return np.broadcast_to(to_depth(rgb, image.dtype), image.shape)
+
+    return background
+
+
+def picture(pixels: NDArray[Any]) -> Background:
+    """A picture HxWx3 RGB, uint8 | uint16 | float, scaled to cover the image and cropped around
+    its middle, never squashed."""
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise PortraitmattingError(f"expected an HxWx3 RGB background, got {pixels.shape}")
+
+    @functools.lru_cache(maxsize=1)  # a video, and most folders, ask for one size again and again
+    def fitted(height: int, width: int, dtype: str) -> NDArray[Any]:
+        covering = to_depth(_cover(pixels, height, width), dtype)
+        covering.setflags(write=False)
+        return covering
+
+    def background(image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+        return fitted(image.shape[0], image.shape[1], image.dtype.str)
+
+    return background
+
+
+def _cover(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    own_height, own_width = pixels.shape[:2]
+    scale = max(height / own_height, width / own_width)
+    # The part of the picture that will be seen, so that no more than that is scaled.
+    seen_height = min(own_height, max(1, round(height / scale)))
+    seen_width = min(own_width, max(1, round(width / scale)))
+    top, left = (own_height - seen_height) // 2, (own_width - seen_width) // 2
+    part = to_unit(pixels[top : top + seen_height, left : left + seen_width], "background")
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return np.clip(cv2.resize(part, (width, height), interpolation=how), 0, 1)
+
+
+def blur(strength: float = 0.03) -> Background:
+    """The scene itself out of focus; `strength` is the blur's standard deviation as a part of the
+    image's short side, above 0 up to 0.5.
+
+    The person is first painted over with what surrounds her, so that her colours do not glow
+    around her.
+    """
+    if not 0 < strength <= 0.5:
+        raise PortraitmattingError(f"blur strength must be above 0 up to 0.5, got {strength}")
+
+    def background(image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+        height, width = image.shape[:2]
+        sigma = strength * min(height, width)
+        # A wide blur leaves nothing that a smaller picture could not hold, and there it is cheap.
+        shrink = max(1.0, sigma / 4)
+        small = max(1, round(width / shrink)), max(1, round(height / shrink))
+        # To a high power, since even a pixel that is one tenth hers is tinted by her.
+        absent = (1 - check_alpha(image, alpha)[..., None]) ** 8
+        layers = np.dstack([to_unit(image, "image") * absent, absent])
+        scene = _filled(cv2.resize(layers, small, interpolation=cv2.INTER_AREA))
+        scene = cv2.GaussianBlur(scene, (0, 0), sigma / shrink, borderType=cv2.BORDER_REPLICATE)
+        scene = cv2.resize(scene, (width, height), interpolation=cv2.INTER_CUBIC)
+        return to_depth(np.clip(scene, 0, 1), image.dtype)
+
+    return background
+
+
+def _filled(layers: NDArray[Any]) -> NDArray[Any]:
+    """HxWx4 of colours times weight, and weight in 0..1 -> HxWx3 colours without holes: the less
+    a pixel weighs, the more it takes from a coarser copy (pull-push, Gortler et al., "The
+    Lumigraph", SIGGRAPH 1996, section 3.2)."""
+    colours, weight = layers[..., :3], layers[..., 3:]
+    height, width = weight.shape[:2]
+    if height == width == 1:
+        return colours / np.maximum(weight, 1e-6)
+    half = (width + 1) // 2, (height + 1) // 2
+    coarse: NDArray[Any] = 4 * cv2.resize(layers, half, interpolation=cv2.INTER_AREA)
+    coarse = coarse / np.maximum(coarse[..., 3:], 1)
+    below = cv2.resize(_filled(coarse), (width, height), interpolation=cv2.INTER_LINEAR)
+    return colours + (1 - weight) * below
+
+
+def chequer(squares: int = 45) -> Background:
+    """Grey and white squares, `squares` of them along the image's short side, as editors show
+    transparency."""
+    if squares < 1:
+        raise PortraitmattingError(f"chequer takes 1 square or more, got {squares}")
+
+    def background(image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+        size = max(1, round(min(image.shape[:2]) / squares))
+        rows, columns = (np.arange(n) // size for n in image.shape[:2])
+        tones = to_depth(np.array([255, 204], np.uint8), image.dtype)
+        tiles = tones[(rows[:, None] + columns) % 2]
+        return np.broadcast_to(tiles[..., None], image.shape)
+
+    return background
+
+
+def parse_background(text: str) -> Background:
+    """For command lines: "#rrggbb", "#rgb", a colour's name, "blur", "blur:0.05", "chequer" or the
+    path of a picture. Raises PortraitmattingError that lists these for anything else."""
+    if text == "chequer":
+        return chequer()
+    if match := re.fullmatch(r"blur(?::(.*))?", text, re.DOTALL):
+        try:
+            return blur(float(match[1])) if match[1] else blur()
+        except ValueError as error:
+            raise PortraitmattingError(
+                f"background {text!r}: blur takes a strength above 0 up to 0.5, as in blur:0.05"
+            ) from error
+    try:
+        return color(text)
+    except PortraitmattingError:
+        pass
+    try:
+        return picture(read_image(text).pixels)
+    except ImageError as error:
+        raise PortraitmattingError(f"background {text!r} is not {_CHOICES} ({error})") from error
