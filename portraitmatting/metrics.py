@@ -7,10 +7,10 @@ for `iou`. Sizes that differ, other dtypes, values outside [0, 1] and a mask tha
 raise ImageError. Arithmetic is in the inputs' precision, sums are in float64.
 
 SAD, MSE, Grad and Conn: Rhemann et al., "A Perceptually Motivated Online Benchmark for Image
-Matting", CVPR 2009. Where that text leaves room, the choice is that of the evaluation code in common
-use since (Xu et al., "Deep Image Matting", CVPR 2017), so that figures compare with published ones;
-each function says which. Sums (SAD, Grad, Conn) are in thousands and grow with the picture; means
-(MSE, MAD) are plain, papers often print them times 1000.
+Matting", CVPR 2009. Where that text leaves room, the choice is that of the evaluation code in
+common use since (Xu et al., "Deep Image Matting", CVPR 2017), so that figures compare with
+published ones; each function says which. Sums (SAD, Grad, Conn) are in thousands and grow with the
+picture; means (MSE, MAD) are plain, papers often print them times 1000.
 """
 
 import math

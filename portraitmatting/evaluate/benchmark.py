@@ -1,0 +1,175 @@
+"""Benchmark folders: which picture belongs to which true alpha and trimap."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from portraitmatting.errors import ImageError, PortraitmattingError
+from portraitmatting.images import list_images, read_image
+
+
+class Sample(NamedTuple):
+    """A picture with its truth. `name` is the picture's path below the benchmark's image folder,
+    without suffix, in POSIX form; `trimap` is None where the benchmark has none."""
+
+    name: str
+    image: Path
+    truth: Path
+    trimap: Path | None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The samples of a folder in natural order (frame 2 before frame 10), and its layout's name."""
+
+    folder: Path
+    layout: str
+    samples: tuple[Sample, ...]
+
+
+class _Layout(NamedTuple):
+    name: str
+    image: str
+    alpha: str
+
+
+# P3M-10k: Li et al., "Privacy-Preserving Portrait Matting", ACM MM 2021. AIM-500: Li et al., "Deep
+# Automatic Natural Image Matting", IJCAI 2021. PPM-100: Ke et al., "MODNet", AAAI 2022; copies of
+# it go round with either pair of folder names.
+_LAYOUTS = (
+    _Layout("P3M-10k", "blurred_image", "mask"),
+    _Layout("P3M-10k", "original_image", "mask"),
+    _Layout("AIM-500", "original", "mask"),
+    _Layout("PPM-100", "image", "matte"),
+    _Layout("PPM-100", "fg", "alpha"),
+    _Layout("plain", "image", "alpha"),
+)
+_TRIMAP = "trimap"
+# Where the folders of a layout may stand below the given one; the parts of a line belong together.
+_PLACES = (
+    (".",),
+    ("validation/P3M-500-P", "validation/P3M-500-NP"),
+    ("P3M-500-P", "P3M-500-NP"),
+    ("val",),
+    ("validation",),
+)
+
+
+def find_benchmark(folder: str | os.PathLike[str]) -> Benchmark:
+    """Recognise a benchmark by its folders, with truth (and trimaps, if any) of the same names.
+
+    P3M-10k (the whole, or one part of its validation set), PPM-100, AIM-500, or plain `image/` with
+    `alpha/` and perhaps `trimap/`; picture trees may be nested. Raises PortraitmattingError, one
+    line, for a folder that is none of these, is empty, or lacks the alpha of a picture.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise PortraitmattingError(f"{root}: no such folder")
+    for places in _PLACES:
+        parts = [(place, layout) for place in places if (layout := _layout_of(root / place))]
+        if parts:
+            break
+    else:
+        raise PortraitmattingError(
+            f"{root}: no benchmark found: expected image/ and alpha/ in it, "
+            "or the folders of P3M-10k, PPM-100 or AIM-500"
+        )
+    samples: list[Sample] = []
+    for place, layout in parts:
+        prefix = f"{Path(place).name}/" if len(parts) > 1 else ""
+        samples += _samples(root / place, layout, prefix)
+    folders = " and ".join(
+        f"{(Path(place) / layout.image).as_posix()}/ with {layout.alpha}/"
+        for place, layout in parts
+    )
+    return Benchmark(root, f"{parts[0][1].name}: {folders}", tuple(samples))
+
+
+def index_by_name(folder: Path) -> dict[str, Path]:
+    """Every picture below `folder` under its relative POSIX path without suffix, in natural order.
+
+    Raises PortraitmattingError for two that differ by suffix only.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(list_images(folder), key=_natural):
+        name = path.with_suffix("").as_posix()
+        if name in found:
+            raise PortraitmattingError(
+                f"{found[name]} and {folder / path} differ by suffix only: keep one of them"
+            )
+        found[name] = folder / path
+    return found
+
+
+def read_alpha(path: Path) -> NDArray[np.float32]:
+    """A matte on disk -> HxW float32 in [0, 1], each level divided exactly by 255 or 65535.
+
+    Grey pictures as they are, without regard to colour profiles; of a cut-out its transparency,
+    unless that is opaque throughout. Raises ImageError for what cannot be read, and for colours.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except Exception as error:
+        read_image(path)  # says better than Pillow what is wrong with the file
+        raise ImageError(f"{path}: cannot be read as a matte: {error}") from error
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _divided(np.asarray(image), 65535)
+    if image.has_transparency_data:
+        transparency = np.asarray(image.convert("RGBA"))[..., 3]
+        if transparency.min() < 255:
+            return _divided(transparency, 255)
+    rgb = np.asarray(image.convert("RGB"))
+    grey = rgb[..., 0]
+    if not (np.array_equal(grey, rgb[..., 1]) and np.array_equal(grey, rgb[..., 2])):
+        raise ImageError(f"{path}: a colour picture, not a matte: expected grey or transparency")
+    return _divided(grey, 255)
+
+
+def _divided(levels: NDArray[np.generic], peak: int) -> NDArray[np.float32]:
+    # Divided, not multiplied by 1/peak: metrics compare alpha with thresholds such as 51/255 = .2.
+    return np.asarray(levels.astype(np.float32) / np.float32(peak))
+
+
+def _layout_of(folder: Path) -> _Layout | None:
+    for layout in _LAYOUTS:
+        if (folder / layout.image).is_dir() and (folder / layout.alpha).is_dir():
+            return layout
+    return None
+
+
+def _samples(folder: Path, layout: _Layout, prefix: str) -> list[Sample]:
+    images = index_by_name(folder / layout.image)
+    truths = index_by_name(folder / layout.alpha)
+    if not images:
+        raise PortraitmattingError(f"{folder / layout.image}: holds no pictures")
+    if missing := [name for name in images if name not in truths]:
+        more = f" (nor for {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise PortraitmattingError(
+            f"no alpha for {images[missing[0]]}{more}: "
+            f"add {folder / layout.alpha / missing[0]}.png or take the picture away"
+        )
+    has_trimaps = (folder / _TRIMAP).is_dir()
+    trimaps = index_by_name(folder / _TRIMAP) if has_trimaps else {}
+    return [
+        Sample(
+            prefix + name,
+            image,
+            truths[name],
+            # One that is missing keeps its path: reading it fails, where a drawn one in its place
+            # would mix two protocols.
+            trimaps.get(name, folder / _TRIMAP / f"{name}.png") if has_trimaps else None,
+        )
+        for name, image in images.items()
+    ]
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    pieces = re.split(r"(\d+)", path.as_posix())
+    return [(int(p), "") if p.isdecimal() else (-1, p) for p in pieces]

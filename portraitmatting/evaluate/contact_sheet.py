@@ -1,0 +1,94 @@
+"""One picture that shows the worst cases: picture, truth, each contestant's matte, its error."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from portraitmatting.depth import to_depth
+
+TILE = 240
+_GAP = 8
+_LINE = 20
+_PAPER, _INK = (255, 255, 255), (30, 30, 30)
+_MISSING, _SURPLUS = (0, 90, 200), (215, 30, 30)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of the sheet: a title, and captioned HxWx3 uint8 RGB tiles of one size."""
+
+    title: str
+    tiles: list[tuple[str, NDArray[np.uint8]]]
+
+
+def make_case(
+    title: str,
+    image: NDArray[np.generic],
+    truth: NDArray[np.floating],
+    mattes: Sequence[tuple[str, NDArray[np.floating] | None]],
+) -> Case:
+    """HxWx3 RGB uint8 | uint16, HxW float truth and (name, HxW float matte or None where it failed)
+    -> tiles of at most 240 pixels a side, small enough to keep."""
+    tiles = [("picture", _tile(to_depth(image, np.uint8))), ("truth", _tile(_grey(truth)))]
+    for name, alpha in mattes:
+        if alpha is None:
+            nothing = np.full_like(tiles[0][1], 200)
+            tiles += [(f"{name}: failed", nothing), ("", nothing)]
+        else:
+            tiles += [(name, _tile(_grey(alpha))), ("error", _tile(error_picture(alpha, truth)))]
+    return Case(title, tiles)
+
+
+def error_picture(alpha: NDArray[np.floating], truth: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """HxW floats in [0, 1] -> HxWx3 uint8 RGB: white where equal, towards red where the matte has
+    too much, towards blue where it has too little."""
+    error = np.asarray(alpha - truth)[..., None]
+    paper = np.array(_PAPER, np.float32)
+    ink = np.where(error > 0, np.array(_SURPLUS, np.float32), np.array(_MISSING, np.float32))
+    return np.rint(paper + np.abs(error) * (ink - paper)).astype(np.uint8)
+
+
+def draw_contact_sheet(cases: Sequence[Case]) -> NDArray[np.uint8]:
+    """Cases with equally many tiles, worst first, at least one -> HxWx3 uint8 RGB."""
+    columns = max(len(case.tiles) for case in cases)
+    heights = [2 * _LINE + max(tile.shape[0] for _, tile in case.tiles) + _GAP for case in cases]
+    width = columns * (TILE + _GAP) + _GAP
+    sheet = Image.new("RGB", (width, _LINE + 2 * _GAP + sum(heights)), _PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    y = _GAP
+    draw.text((_GAP, y), "error: red too much, blue too little", _INK, font)
+    y += _LINE + _GAP
+    for case, height in zip(cases, heights, strict=True):
+        draw.text((_GAP, y), case.title, _INK, font)
+        for column, (caption, tile) in enumerate(case.tiles):
+            x = _GAP + column * (TILE + _GAP)
+            draw.text((x, y + _LINE), _shortened(caption, font), _INK, font)
+            sheet.paste(Image.fromarray(tile), (x, y + 2 * _LINE))
+            edge = (x - 1, y + 2 * _LINE - 1, x + tile.shape[1], y + 2 * _LINE + tile.shape[0])
+            draw.rectangle(edge, outline=(190, 190, 190))
+        y += height
+    return np.asarray(sheet)
+
+
+def _tile(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width = pixels.shape[:2]
+    scale = TILE / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(pixels, size, interpolation=method), np.uint8)
+
+
+def _grey(alpha: NDArray[np.floating]) -> NDArray[np.uint8]:
+    return np.rint(np.repeat(alpha[..., None], 3, axis=2) * 255).astype(np.uint8)
+
+
+def _shortened(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    if font.getlength(text) <= TILE:
+        return text
+    while text and font.getlength(text + "...") > TILE:
+        text = text[:-1]
+    return text + "..."

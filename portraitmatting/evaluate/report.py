@@ -1,0 +1,162 @@
+"""The result of an evaluation: scores per picture, means with intervals, comparisons, protocol."""
+
+import csv
+import io
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from portraitmatting.atomic import atomic_path
+from portraitmatting.errors import PortraitmattingError
+from portraitmatting.evaluate.contact_sheet import Case
+from portraitmatting.evaluate.resampling import Scores, bootstrap_interval, paired_p_value
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture's scores: metric name to value, NaN where it is not defined."""
+
+    contestant: str
+    region: str
+    image: str
+    pixels: int
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a contestant has no scores for a picture in a region; "all" stands for every one."""
+
+    contestant: str
+    region: str
+    image: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over `count` pictures and its 95 % interval."""
+
+    contestant: str
+    region: str
+    metric: str
+    count: int
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Mean of `second` minus `first` over the pictures that both have, its 95 % interval, and the
+    two-sided p value of the paired sign-flip test."""
+
+    first: str
+    second: str
+    region: str
+    metric: str
+    count: int
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+@dataclass
+class Report:
+    """Everything an evaluation found; `protocol` is what the numbers must be quoted with."""
+
+    protocol: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    worst: list[Case] = field(default_factory=list)
+    seed: int = 0
+
+    def means(self) -> list[Mean]:
+        """One for each contestant, region and metric, in the order of scoring."""
+        found = []
+        for contestant, region, metric, scores in self._columns():
+            values = np.array(list(scores.values()))
+            low, high = bootstrap_interval(values, self.seed)
+            mean = float(values.mean())
+            found.append(Mean(contestant, region, metric, len(values), mean, low, high))
+        return found
+
+    def comparisons(self) -> list[Comparison]:
+        """Every further contestant against the first; p values not corrected for their number."""
+        columns = {(c, r, m): scores for c, r, m, scores in self._columns()}
+        first = next(iter(columns), ("", "", ""))[0]
+        found = []
+        for (second, region, metric), scores in columns.items():
+            base = columns.get((first, region, metric), {})
+            common = [name for name in scores if name in base]
+            if second == first or not common:
+                continue
+            gaps: Scores = np.array([scores[name] - base[name] for name in common])
+            interval = bootstrap_interval(gaps, self.seed)
+            p_value = paired_p_value(gaps, self.seed)
+            found.append(
+                Comparison(
+                    first, second, region, metric, len(gaps), float(gaps.mean()), *interval, p_value
+                )
+            )
+        return found
+
+    def write_csv(self, path: str | os.PathLike[str]) -> None:
+        """One line per contestant, region and picture; written atomically."""
+        text = io.StringIO(newline="")
+        metrics = self._metrics()
+        writer = csv.writer(text)
+        writer.writerow(["contestant", "region", "image", "pixels", *metrics])
+        for row in self.rows:
+            scores = [row.scores.get(metric, math.nan) for metric in metrics]
+            known = ["" if math.isnan(score) else repr(score) for score in scores]
+            writer.writerow([row.contestant, row.region, row.image, row.pixels, *known])
+        _write(Path(path), text.getvalue())
+
+    def write_json(self, path: str | os.PathLike[str]) -> None:
+        """Protocol, means, comparisons, images, failures; NaN becomes null; written atomically."""
+        content = {
+            "protocol": self.protocol,
+            "means": [asdict(mean) for mean in self.means()],
+            "comparisons": [asdict(comparison) for comparison in self.comparisons()],
+            "images": [asdict(row) for row in self.rows],
+            "failures": [asdict(failure) for failure in self.failures],
+        }
+        text = json.dumps(_without_nan(content), indent=1, ensure_ascii=False, allow_nan=False)
+        _write(Path(path), text + "\n")
+
+    def _metrics(self) -> list[str]:
+        return list(dict.fromkeys(metric for row in self.rows for metric in row.scores))
+
+    def _columns(self) -> list[tuple[str, str, str, dict[str, float]]]:
+        """(contestant, region, metric, image name -> score), where there is any score."""
+        columns: dict[tuple[str, str, str], dict[str, float]] = {}
+        for row in self.rows:
+            for metric, score in row.scores.items():
+                if not math.isnan(score):
+                    columns.setdefault((row.contestant, row.region, metric), {})[row.image] = score
+        return [(*key, scores) for key, scores in columns.items()]
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise PortraitmattingError(
+            f"{path}: cannot be written ({error.strerror}): choose another place"
+        ) from error
