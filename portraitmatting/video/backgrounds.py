@@ -1,0 +1,79 @@
+"""Backgrounds that move: a video behind the person, looped."""
+
+import os
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from portraitmatting.cli import one_line
+from portraitmatting.composite import Background, parse_background, picture
+from portraitmatting.depth import to_depth
+from portraitmatting.images import READABLE
+from portraitmatting.video.reader import VideoError
+
+
+class VideoBackground:
+    """A `Background` that plays a video file, looped, covering the image.
+
+    It shows the moment that `seek` was last called with, so that it runs at its own speed whatever
+    the rate of the frames before it. Time must not run backwards but by a restart from 0. Raises
+    `VideoError` for what OpenCV cannot play.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = os.fspath(path)
+        self._open()
+        self._shown = self._next()
+        if self._shown is None:
+            raise VideoError(
+                f"background {one_line(self._path)}: cannot be played as a video: "
+                "check the path, or convert it to MP4"
+            )
+        self._index, self._start = 0, 0
+        self._cover = picture(self._shown)
+
+    def _open(self) -> None:
+        self._capture = cv2.VideoCapture(self._path)
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self._rate = rate if 0 < rate < 1000 else 25.0
+
+    def _next(self) -> NDArray[np.uint8] | None:
+        there, bgr = self._capture.read()
+        return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB) if there else None
+
+    def seek(self, seconds: float) -> None:
+        """Show the frame of this moment, counted from the first call's video start."""
+        wanted = int(seconds * self._rate + 1e-6)
+        if wanted < self._index:  # a new run
+            self._capture.release()
+            self._open()
+            self._index = -1
+        if wanted == self._index:
+            return
+        while self._index < wanted:
+            self._index += 1
+            # Frames that nobody sees are skipped without decoding them to pixels.
+            if self._index < wanted and self._capture.grab():
+                continue
+            shown = self._next()
+            if shown is None:  # the end: once more from the start
+                self._capture.release()
+                self._open()
+                shown = self._next()
+            if shown is not None:
+                self._shown = shown
+        assert self._shown is not None
+        self._cover = picture(self._shown)
+
+    def __call__(self, image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+        return to_depth(self._cover(image, alpha), image.dtype)
+
+
+def parse_video_background(text: str) -> Background:
+    """As `parse_background`, and the path of a video. Raises PortraitmattingError likewise."""
+    suffix = os.path.splitext(text)[1].lower()
+    if os.path.isfile(text) and suffix not in READABLE:
+        return VideoBackground(text)
+    return parse_background(text)

@@ -1,0 +1,77 @@
+"""Working sizes that trade sharpness for speed, and one that follows a target rate."""
+
+import copy
+
+from portraitmatting.errors import PortraitmattingError
+from portraitmatting.predictor import Predictor
+from portraitmatting.transforms import MULTIPLE
+
+PRESETS = {"fast": 0.6, "balanced": 0.8, "quality": 1.0}
+"""Preset to its part of the short side that the checkpoint works best at."""
+
+_PATIENCE = 5
+"""Frames that must agree before the size changes."""
+_SPARE = 0.85
+"""A larger size must promise to leave this much of the time unused, or sizes would swing."""
+
+
+def preset_short_side(predictor: Predictor, preset: str) -> int:
+    """The working short side of a preset, a multiple of 32, for the predictor's own at "quality".
+
+    Raises PortraitmattingError for an unknown preset.
+    """
+    if preset not in PRESETS:
+        raise PortraitmattingError(f"preset {preset!r}: use {', '.join(PRESETS)} or auto (live only)")
+    sides = predictor.short_side * PRESETS[preset] / MULTIPLE
+    return max(1, round(sides)) * MULTIPLE
+
+
+def at_short_side(predictor: Predictor, short_side: int) -> Predictor:
+    """The same network at another working size; `predictor` stays as it is."""
+    if predictor.short_side == short_side:
+        return predictor
+    twin = copy.copy(predictor)
+    twin.short_side = short_side
+    return twin
+
+
+class AutoSize:
+    """Chooses, frame by frame, the largest working size between the presets "fast" and "quality"
+    that keeps `target` frames per second.
+
+    Tell it what the network took and what the rest of the frame took; `short_side` is what to use
+    next. The network's time is taken to grow with the area. It never goes below "fast": a slow
+    picture is of more use than a wrong matte.
+    """
+
+    def __init__(self, predictor: Predictor, target: float = 24) -> None:
+        if not target > 0:
+            raise PortraitmattingError(f"target rate {target:g}: use more than 0 frames per second")
+        low, high = (preset_short_side(predictor, name) for name in ("fast", "quality"))
+        self._sizes = range(low, high + 1, MULTIPLE)
+        self._budget = 1 / target
+        self.short_side = preset_short_side(predictor, "balanced")
+        self._network: list[float] = []
+        self._rest = 0.0
+
+    def rest_took(self, seconds: float) -> None:
+        """What a frame cost besides the network, waiting for the camera not counted."""
+        self._rest += 0.2 * (seconds - self._rest)
+
+    def network_took(self, seconds: float) -> None:
+        """What the network took for a frame at the present size; may change `short_side`."""
+        self._network.append(seconds)
+        if len(self._network) <= _PATIENCE:
+            return
+        # The first frame at a new size pays for warming up. The median ignores a hiccup.
+        typical = sorted(self._network[1:])[_PATIENCE // 2]
+        self._network.clear()
+        room = self._budget - self._rest
+        fitting = [size for size in self._sizes if self._promise(typical, size) <= room]
+        best = max(fitting, default=self._sizes[0])
+        if best > self.short_side and self._promise(typical, best) > _SPARE * room:
+            best = max(self.short_side, best - MULTIPLE)
+        self.short_side = best
+
+    def _promise(self, seconds: float, size: int) -> float:
+        return seconds * (size / self.short_side) ** 2

@@ -1,0 +1,129 @@
+"""Frames in, matted frames out: the generator that both jobs, and notebooks, are made of."""
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from portraitmatting.composite import Background, composite, parse_background, picture, rgba
+from portraitmatting.depth import to_depth, to_unit
+from portraitmatting.errors import PortraitmattingError
+from portraitmatting.foreground import METHODS, blur_fusion, estimate_foreground
+from portraitmatting.predictor import Predictor
+from portraitmatting.video.backgrounds import VideoBackground
+from portraitmatting.video.presets import AutoSize, at_short_side
+from portraitmatting.video.reader import Frame
+from portraitmatting.video.temporal import Smoother
+
+GREEN = "#00b140"
+"""The usual chroma key, for whoever names no background."""
+
+
+@dataclass(frozen=True, eq=False)
+class MattedFrame:
+    """A frame with its matte, and what can be made of it; colours are estimated on first use."""
+
+    frame: Frame
+    alpha: NDArray[np.float32]
+    """HxW in [0, 1]."""
+    background: Background
+    method: str
+    """How the foreground's colours are estimated, as in `estimate_foreground`."""
+    short_side: int
+    """At which working size the network ran."""
+    device: torch.device
+    network_seconds: float
+    """What the network took for this frame, with resizing; its share of the batch."""
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """The frame as it came, HxWx3 RGB uint8."""
+        return self.frame.image
+
+    @cached_property
+    def foreground(self) -> NDArray[np.uint8]:
+        """The person's own colours, HxWx3 RGB uint8."""
+        if self.method != "fast" or self.device.type == "cpu":
+            return estimate_foreground(self.image, self.alpha, self.method)  # type: ignore[arg-type]
+        scene = torch.from_numpy(to_unit(self.image)).to(self.device).permute(2, 0, 1)[None]
+        matte = torch.from_numpy(self.alpha).to(self.device)[None, None]
+        colours = blur_fusion(scene, matte)[0].permute(1, 2, 0).cpu().numpy()
+        return to_depth(colours, np.uint8)
+
+    def rgba(self) -> NDArray[np.uint8]:
+        """The cut-out, HxWx4 uint8, straight alpha."""
+        return rgba(self.foreground, self.alpha)
+
+    def composite(self) -> NDArray[np.uint8]:
+        """The person before the background, HxWx3 RGB uint8."""
+        if isinstance(self.background, VideoBackground):
+            self.background.seek(self.frame.seconds)
+        return composite(self.foreground, self.alpha, self.background(self.image, self.alpha))
+
+
+def matte_stream(
+    frames: Iterable[NDArray[np.uint8] | Frame],
+    predictor: Predictor,
+    background: Background | NDArray[np.uint8] | str = GREEN,
+    foreground: str = "fast",
+    smooth: bool = True,
+    batch_size: int = 1,
+    auto_size: AutoSize | None = None,
+) -> Iterator[MattedFrame]:
+    """Frames of a video, HxWx3 RGB uint8 or `Frame`, all of one size -> one `MattedFrame` each.
+
+    `background` is a `Background`, a picture HxWx3, or text as `parse_background` takes it.
+    `foreground` is a method of `estimate_foreground`. `smooth` steadies the matte over time
+    (`Smoother`); `batch_size` frames go through the network together, which delays live pictures.
+    `auto_size` chooses the working size by the time that frames take, else the predictor's is
+    used. Bare arrays count as 25 frames per second. Raises PortraitmattingError for unknown
+    methods and backgrounds at the call, for frames that are no pictures on the way.
+    """
+    if foreground not in METHODS:
+        raise PortraitmattingError(f"foreground method {foreground!r}: use {', '.join(METHODS)}")
+    if batch_size < 1:
+        raise PortraitmattingError(f"batch size {batch_size}: use 1 or more")
+    behind = as_background(background)
+    return _matted(frames, predictor, behind, foreground, smooth, batch_size, auto_size)
+
+
+def as_background(background: Background | NDArray[np.uint8] | str) -> Background:
+    """A colour's name, a picture's path and so on, or an HxWx3 picture, as a `Background`."""
+    if isinstance(background, str):
+        return parse_background(background)
+    return picture(background) if isinstance(background, np.ndarray) else background
+
+
+def _matted(
+    frames: Iterable[NDArray[np.uint8] | Frame],
+    predictor: Predictor,
+    background: Background,
+    foreground: str,
+    smooth: bool,
+    batch_size: int,
+    auto_size: AutoSize | None,
+) -> Iterator[MattedFrame]:
+    smoother = Smoother() if smooth else None
+    source = (
+        frame if isinstance(frame, Frame) else Frame(frame, index, Fraction(1, 25), 1)
+        for index, frame in enumerate(frames)
+    )
+    while batch := list(itertools.islice(source, batch_size)):
+        if auto_size is not None:
+            predictor = at_short_side(predictor, auto_size.short_side)
+        before = time.perf_counter()
+        mattes = predictor.predict_batch([frame.image for frame in batch])
+        seconds = (time.perf_counter() - before) / len(batch)
+        if auto_size is not None:
+            auto_size.network_took(seconds)
+        for frame, matte in zip(batch, mattes, strict=True):
+            alpha = matte.alpha if smoother is None else smoother(frame.image, matte.alpha)
+            yield MattedFrame(
+                frame, alpha, background, foreground, predictor.short_side, predictor.device, seconds
+            )

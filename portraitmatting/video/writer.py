@@ -1,0 +1,221 @@
+"""Video files out: whole under their final name, or not there at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from portraitmatting.atomic import atomic_path
+from portraitmatting.cli import one_line
+from portraitmatting.images import write_image
+from portraitmatting.video.audio import AudioTracks
+from portraitmatting.video.reader import VideoError, import_av
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a kind of video file holds."""
+
+    codec: str
+    opaque: str
+    """Pixel format without transparency."""
+    transparent: str | None = None
+    """Pixel format with transparency, None if the codec has none."""
+    options: dict[str, str] = field(default_factory=dict)
+    """For the encoder."""
+    muxing: dict[str, str] = field(default_factory=dict)
+    """For the container."""
+    refused_audio: tuple[str, ...] = ()
+    """Codecs that FFmpeg lists for the container, but only writes to its siblings."""
+
+
+_H264 = Format("libx264", "yuv420p", options={"crf": "18", "preset": "fast"})
+FORMATS: dict[str, Format] = {
+    ".mp4": Format(_H264.codec, _H264.opaque, None, _H264.options, {"movflags": "+faststart"}),
+    ".mkv": _H264,
+    ".webm": Format(
+        "libvpx-vp9",
+        "yuv420p",
+        "yuva420p",
+        # libvpx refuses transparency together with alternate reference frames.
+        {"crf": "24", "b": "0", "cpu-used": "4", "row-mt": "1", "auto-alt-ref": "0"},
+    ),
+    ".mov": Format("prores_ks", "yuv444p10le", "yuva444p10le", {"profile": "4444"}, {}, ("opus", "flac", "truehd")),
+}
+"""Suffix to format. A name without a suffix is a folder of PNG files."""
+
+
+def format_of(path: str | os.PathLike[str]) -> Format | None:
+    """The format that the suffix of `path` asks for, None for a folder of PNG files.
+
+    Raises `VideoError` for a suffix that is none of ours.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix and suffix not in FORMATS:
+        raise VideoError(
+            f"{one_line(os.fspath(path))}: unknown kind of video {suffix!r}: use "
+            f"{', '.join(FORMATS)}, or a name without a suffix for a folder of PNG files"
+        )
+    return FORMATS.get(suffix)
+
+
+class VideoWriter:
+    """Context manager that writes frames of one size to a new video file, or a folder of PNG files.
+
+    `path` chooses the kind by its suffix (`FORMATS`). Pixels are uint8 RGB, or RGBA if
+    `transparent`. The result takes the name `path` when the block ends; if it ends by an
+    exception, nothing is left. `audio_from` is a file whose audio goes along, `audio_start` what
+    its clock shows at our time 0. `pixel_aspect` is the width over the height of a pixel. Raises
+    `VideoError` for unknown kinds, for transparency that the kind cannot hold, and if the disk
+    refuses.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        rate: Fraction | int,
+        time_base: Fraction | None = None,
+        transparent: bool = False,
+        pixel_aspect: Fraction | int = 1,
+        audio_from: str | os.PathLike[str] | None = None,
+        audio_start: Fraction | int = 0,
+        metadata: dict[str, str] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._format = format_of(path)
+        if self._format is not None and transparent and self._format.transparent is None:
+            raise VideoError(
+                f"{one_line(os.fspath(path))}: {self.path.suffix} cannot hold transparency: "
+                "use .webm or .mov, a folder, or give a background"
+            )
+        self._av = import_av()
+        self._rate = Fraction(rate)
+        self._time_base = time_base or 1 / self._rate
+        self._transparent = transparent
+        self._pixel_aspect = Fraction(pixel_aspect)
+        self._audio_from, self._audio_start = audio_from, Fraction(audio_start)
+        self._metadata = metadata or {}
+        self._stream: Any = None
+        self.count = 0
+        """Frames written."""
+
+    def __enter__(self) -> "VideoWriter":
+        with ExitStack() as stack, self._explained():
+            if self._format is None:
+                self._folder = stack.enter_context(_atomic_folder(self.path))
+            else:
+                temporary = stack.enter_context(atomic_path(self.path))
+                self._container = stack.enter_context(
+                    self._av.open(str(temporary), "w", options=self._format.muxing)
+                )
+                self._container.metadata.update(self._metadata)
+                self._audio: AudioTracks | None = None
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
+        with self._explained():
+            if kind is None and self._stream is not None:
+                try:
+                    self._container.mux(self._stream.encode())
+                    if self._audio is not None:
+                        self._audio.copy_rest()
+                except BaseException as error:
+                    self._stack.__exit__(type(error), error, error.__traceback__)
+                    raise
+            self._stack.__exit__(kind, value, trace)
+
+    def write(self, pixels: NDArray[np.uint8], pts: int | None = None, duration: int = 0) -> None:
+        """HxWx3, or HxWx4 if transparent, uint8, shown from `pts` on for `duration`, both in units
+        of the time base (default: one after the other). All frames have the first one's size."""
+        with self._explained():
+            if self._format is None:
+                write_image(self._folder / f"{self.count + 1:06}.png", pixels)
+            else:
+                self._encode(pixels, self.count if pts is None else pts, duration)
+        self.count += 1
+
+    def _encode(self, pixels: NDArray[np.uint8], pts: int, duration: int) -> None:
+        if self._stream is None:
+            self._start(*pixels.shape[:2])
+        height, width = self._stream.height, self._stream.width
+        spare = height - pixels.shape[0], width - pixels.shape[1]
+        if any(spare):
+            pixels = np.pad(pixels, ((0, spare[0]), (0, spare[1]), (0, 0)), "edge")
+        reformat = self._av.video.reformatter
+        frame = self._av.VideoFrame.from_ndarray(pixels, "rgba" if self._transparent else "rgb24")
+        frame = frame.reformat(
+            format=self._stream.pix_fmt,
+            dst_colorspace=reformat.Colorspace.ITU709,
+            dst_color_range=reformat.ColorRange.MPEG,
+        )
+        frame.pts, frame.time_base = pts, self._time_base
+        if duration:
+            frame.duration = duration
+        if self._audio is not None:
+            self._audio.copy_until(float(pts * self._time_base))
+        self._container.mux(self._stream.encode(frame))
+
+    def _start(self, height: int, width: int) -> None:
+        """Set up the streams, now that the size is known."""
+        assert self._format is not None
+        kind = self._format
+        pixel_format = kind.transparent if self._transparent else kind.opaque
+        # H.264 halves the colour planes and takes no odd size; its edge is then doubled.
+        even = kind.codec == "libx264"
+        stream = self._container.add_stream(kind.codec, rate=self._rate, options=kind.options)
+        stream.width, stream.height = width + (even and width % 2), height + (even and height % 2)
+        stream.pix_fmt = pixel_format
+        context = stream.codec_context
+        context.time_base = self._time_base
+        stream.time_base = self._time_base
+        context.sample_aspect_ratio = self._pixel_aspect
+        context.color_range = self._av.video.reformatter.ColorRange.MPEG
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        if self._audio_from is not None:
+            self._audio = AudioTracks(
+                self._audio_from, self._container, self._audio_start, kind.refused_audio
+            )
+            self._stack.callback(self._audio.close)
+        self._stream = stream
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (self._av.FFmpegError, OSError) as error:
+            reason = one_line(str(getattr(error, "strerror", None) or error))
+            raise VideoError(f"{one_line(str(self.path))}: cannot be written ({reason})") from error
+
+
+_BT709 = 1  # AVCOL_SPC_BT709, AVCOL_PRI_BT709 and AVCOL_TRC_BT709 alike
+
+
+@contextmanager
+def _atomic_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder beside `path` that takes its name at the end, or goes away on an error."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise VideoError(
+            f"{one_line(str(path))}: is there already: give a new name, or one with a suffix "
+            f"({', '.join(FORMATS)}) for a video"
+        )
+    temporary = Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=path.parent))
+    try:
+        yield temporary
+        if path.is_dir():  # empty, as seen above; Windows would not replace it
+            path.rmdir()
+        os.replace(temporary, path)
+        umask = os.umask(0)
+        os.umask(umask)
+        path.chmod(0o777 & ~umask)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
