@@ -1,5 +1,6 @@
 """Arrays in, mattes out."""
 
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from portraitmatting.composite import Background, composite, rgba
 from portraitmatting.depth import to_depth
-from portraitmatting.device import choose_precision
+from portraitmatting.device import choose_precision, describe_device
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.foreground import estimate_foreground
 from portraitmatting.heads import fuse
@@ -83,6 +84,22 @@ class Predictor:
         self.dtype = choose_precision(precision or (info.precision if info else "auto"), self.device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)
 
+    def __str__(self) -> str:
+        precision = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
+        return f"{describe_device(self.device)}, {precision}, short side {self.short_side}"
+
+    @cached_property
+    def settings(self) -> str:
+        """A text that differs between predictors whose mattes may differ, for keeping track of results."""
+        digest = hashlib.sha256()
+        for tensor in self.model.state_dict().values():
+            digest.update(tensor.cpu().contiguous().numpy().data)
+        return f"{digest.hexdigest()[:16]} {self.short_side} {str(self.dtype).split('.')[-1]}"
+
+    def network_size(self, image: np.ndarray) -> tuple[int, int]:
+        """The working size (h, w) of an image; those that share one can run together."""
+        return network_size(image.shape[0], image.shape[1], self.short_side)
+
     def predict(self, image: np.ndarray) -> Matte:
         """One picture to its matte."""
         return self.predict_batch([image])[0]
@@ -90,7 +107,7 @@ class Predictor:
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[Matte]:
         """Pictures of any sizes to their mattes, in order; those of one working size run together."""
         pictures = [as_rgb(image) for image in images]
-        sizes = [network_size(*picture.shape[:2], self.short_side) for picture in pictures]
+        sizes = [self.network_size(picture) for picture in pictures]
         mattes: list[Matte | None] = [None] * len(pictures)
         for size in dict.fromkeys(sizes):
             members = [i for i, other in enumerate(sizes) if other == size]

@@ -1,0 +1,52 @@
+"""What several tests share: the golden network, tiny models, pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from golden_weights import golden_shapes, weights
+from portraitmatting import ModelConfig, PortraitMatting, Predictor
+from portraitmatting.checkpoint.author_keys import from_author_keys
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def author_state() -> dict[str, torch.Tensor]:
+    """The golden weights under the author's names."""
+    return weights(golden_shapes())
+
+
+@pytest.fixture(scope="session")
+def golden_model(author_state) -> PortraitMatting:
+    """The full network under the golden weights, through the converter."""
+    model = PortraitMatting()
+    model.load_state_dict(from_author_keys(author_state))
+    return model.eval()
+
+
+@pytest.fixture
+def tiny_model() -> PortraitMatting:
+    """A small network with fixed random weights."""
+    torch.manual_seed(0)
+    return PortraitMatting(ModelConfig.tiny()).eval()
+
+
+@pytest.fixture
+def tiny_predictor(tiny_model) -> Predictor:
+    return Predictor(tiny_model, short_side=64)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def photo(rng) -> np.ndarray:
+    """A smooth HxWx3 uint8 picture."""
+    rows, columns = np.mgrid[0:90, 0:120]
+    shades = [128 + 120 * np.sin(rows / 17 + k) * np.cos(columns / 23 - k) for k in range(3)]
+    return np.stack(shades, axis=-1).astype(np.uint8)

@@ -1,0 +1,139 @@
+"""The network: equal to the author's, at any size, in every mode that users put it in."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from golden_weights import GOLDEN, picture, weights
+from plain_network import PlainNetwork
+from portraitmatting import ModelConfig, PortraitMatting, PortraitmattingError
+from portraitmatting.checkpoint.author_keys import from_author_keys
+from portraitmatting.heads import fuse
+
+
+@pytest.mark.parametrize("size", [(64, 96), (224, 224), (256, 320)], ids=lambda s: f"{s[0]}x{s[1]}")
+def test_equals_the_authors_network(golden_model, size):
+    golden = np.load(GOLDEN)
+    with torch.inference_mode():
+        alpha, trimap_logits = golden_model(picture(*size))
+    name = f"{size[0]}x{size[1]}"
+    assert np.abs(alpha.numpy() - golden[f"alpha_{name}"]).max() < 1e-5
+    assert np.abs(trimap_logits.numpy() - golden[f"trimap_logits_{name}"]).max() < 1e-5
+
+
+def test_plain_network_equals_the_authors(author_state):
+    golden, plain = np.load(GOLDEN), PlainNetwork().eval()
+    plain.load_state_dict({k: v for k, v in author_state.items() if "index" not in k}, strict=False)
+    with torch.inference_mode():
+        alpha, _ = plain(picture(64, 96))
+    assert np.abs(alpha.numpy() - golden["alpha_64x96"]).max() < 1e-5
+
+
+@pytest.fixture(scope="module")
+def tiny_pair():
+    """A tiny network and its plain twin under the same weights."""
+    torch.manual_seed(0)
+    plain = PlainNetwork(ModelConfig.tiny()).eval()
+    state = weights({key: tuple(value.shape) for key, value in plain.state_dict().items()})
+    plain.load_state_dict({k: v for k, v in state.items() if "index" not in k}, strict=False)
+    ours = PortraitMatting(ModelConfig.tiny()).eval()
+    ours.load_state_dict(from_author_keys(state))
+    return ours, plain
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.integers(1, 15), columns=st.integers(1, 15), batch=st.integers(1, 3), seed=st.integers(0)
+)
+def test_equals_the_plain_network_at_any_size(tiny_pair, rows, columns, batch, seed):
+    ours, plain = tiny_pair
+    rng = np.random.default_rng(seed)
+    images = torch.from_numpy(rng.random((batch, 3, 32 * rows, 32 * columns), dtype=np.float32))
+    with torch.inference_mode():
+        for mine, theirs in zip(ours(images), plain(images), strict=True):
+            assert mine.shape == theirs.shape
+            torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_published_size(golden_model):
+    assert sum(p.numel() for p in golden_model.parameters()) == 35_439_340
+
+
+def test_returns_named_outputs(tiny_model):
+    prediction = tiny_model(torch.rand(2, 3, 32, 64))
+    assert prediction.alpha.shape == (2, 1, 32, 64)
+    assert prediction.trimap_logits.shape == (2, 3, 32, 64)
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((1, 3, 250, 320), "256x320"),
+        ((1, 3, 1, 1), "32x32"),
+        ((1, 3, 0, 32), "32x32"),
+        ((3, 64, 64), "got 3x64x64"),
+        ((1, 4, 64, 64), "got 1x4x64x64"),
+    ],
+)
+def test_other_sizes_are_refused_with_the_way_out(tiny_model, shape, said):
+    with pytest.raises(PortraitmattingError, match=said):
+        tiny_model(torch.zeros(shape))
+
+
+def test_gradients_reach_every_parameter(tiny_model):
+    torch.manual_seed(1)
+    prediction = tiny_model.train()(torch.rand(2, 3, 64, 96))
+    (prediction.alpha.square().mean() + prediction.trimap_logits.square().mean()).backward()
+    without = [
+        name
+        for name, parameter in tiny_model.named_parameters()
+        if parameter.grad is None or not parameter.grad.abs().sum() > 0
+    ]
+    assert without == []
+
+
+def test_autocast_stays_close(tiny_model):
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        exact = tiny_model(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = tiny_model(images)
+    assert rough.alpha.dtype == torch.bfloat16
+    torch.testing.assert_close(rough.alpha.float(), exact.alpha, atol=0.05, rtol=0.05)
+
+
+def test_copies_and_channels_last_agree(tiny_model):
+    images = torch.rand(2, 3, 64, 96)
+    twin = copy.deepcopy(tiny_model).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        for mine, theirs in zip(
+            tiny_model(images), twin(images.contiguous(memory_format=torch.channels_last)), strict=True
+        ):
+            torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_is_captured_whole_by_compile(tiny_model):
+    """One graph without breaks; what a backend makes of the graph is torch's business."""
+    images = torch.rand(1, 3, 64, 64)
+    compiled = torch.compile(tiny_model, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(images).alpha, tiny_model(images).alpha)
+
+
+def test_batches_are_independent(tiny_model):
+    images = torch.rand(3, 3, 64, 64)
+    with torch.inference_mode():
+        together = tiny_model(images).alpha
+        alone = torch.cat([tiny_model(image[None]).alpha for image in images])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_fuse_obeys_the_trimap():
+    alpha = torch.tensor([-0.5, 0.3, 1.5, 0.3, 0.3]).view(1, 1, 1, 5)
+    classes = torch.tensor([1, 1, 1, 0, 2])
+    logits = torch.nn.functional.one_hot(classes, 3).T.reshape(1, 3, 1, 5).float()
+    assert fuse(alpha, logits).flatten().tolist() == pytest.approx([0, 0.3, 1, 0, 1])
