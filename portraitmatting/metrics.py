@@ -103,11 +103,11 @@ def boundary_error(alpha: Alpha, truth: Alpha, mask: Mask | None = None) -> floa
     outlines = _outline(solid[0]), _outline(solid[1])
     if not (outlines[0].any() and outlines[1].any()):
         return 0.0 if np.array_equal(*solid) else math.hypot(*truth.shape)
-    distance, points = 0.0, 0.0
+    distance, points = 0.0, 0
     for outline, other in (outlines, outlines[::-1]):
         counted = outline if mask is None else outline & mask
         distance += float(_distance_to(other)[counted].sum(dtype=np.float64))
-        points += np.count_nonzero(counted)
+        points += int(np.count_nonzero(counted))
     return distance / points if points else 0.0
 
 

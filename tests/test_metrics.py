@@ -130,7 +130,7 @@ SLOW = {
 
 @st.composite
 def pairs(draw):
-    """(alpha, truth, mask): 8-bit levels as float, blobs so that regions connect; mask not empty."""
+    """(alpha, truth, mask): 8-bit levels as float, in blobs that connect; some of mask set."""
     height, width = draw(st.integers(1, 12)), draw(st.integers(1, 12))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     dtype = draw(st.sampled_from([np.float32, np.float64]))
@@ -179,8 +179,8 @@ def test_differences_by_hand():
 
 
 def test_gradient_of_a_step_by_hand():
-    # A vertical step seen by the two unit-norm kernels: 2.22546 along it; across it 1.19615, .69926,
-    # .23697 and .04330 at the four columns on either side. The empty matte has no gradient.
+    # A vertical step seen by the two unit-norm kernels: 2.22546 along it; across it 1.19615,
+    # .69926, .23697 and .04330 at the four columns on either side. The empty matte has no gradient.
     truth = np.repeat([[0.0] * 6 + [1.0] * 6], 5, axis=0)
     expected = 5 * 2.22546**2 * 2 * (1.19615**2 + 0.69926**2 + 0.23697**2 + 0.04330**2) / 1000
     assert metrics.grad(np.zeros_like(truth), truth) == pytest.approx(expected, rel=1e-4)
@@ -241,7 +241,15 @@ def test_dtssd_weighs_each_step_alike():
 @pytest.mark.parametrize("name", metrics.METRICS)
 def test_the_truth_itself_scores_perfectly(name):
     truth = np.random.default_rng(1).random((20, 30), dtype=np.float32)
-    assert metrics.METRICS[name](truth, truth) == (1 if name == "IoU" else 0)
+    score = metrics.METRICS[name](truth, truth)
+    assert score == (1 if name == "IoU" else 0)
+
+
+@pytest.mark.parametrize("name", metrics.METRICS)
+def test_scores_are_plain_floats(name):
+    rng = np.random.default_rng(3)
+    alpha, truth = rng.random((2, 20, 30), dtype=np.float32)
+    assert type(metrics.METRICS[name](alpha, truth, truth > 0.3)) is float
 
 
 @pytest.mark.parametrize("name", metrics.METRICS)

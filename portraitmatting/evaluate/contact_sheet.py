@@ -8,13 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from portraitmatting.cli import one_line
 from portraitmatting.depth import to_depth
 
 TILE = 240
+_NARROWEST = 160  # leaves room for captions over slender pictures
 _GAP = 8
 _LINE = 20
 _PAPER, _INK = (255, 255, 255), (30, 30, 30)
 _MISSING, _SURPLUS = (0, 90, 200), (215, 30, 30)
+
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
 @dataclass(frozen=True)
@@ -55,18 +59,19 @@ def error_picture(alpha: NDArray[np.floating], truth: NDArray[np.floating]) -> N
 def draw_contact_sheet(cases: Sequence[Case]) -> NDArray[np.uint8]:
     """Cases with equally many tiles, worst first, at least one -> HxWx3 uint8 RGB."""
     columns = max(len(case.tiles) for case in cases)
+    cell = max(_NARROWEST, *(tile.shape[1] for case in cases for _, tile in case.tiles)) + _GAP
     heights = [2 * _LINE + max(tile.shape[0] for _, tile in case.tiles) + _GAP for case in cases]
-    width = columns * (TILE + _GAP) + _GAP
+    width = columns * cell + _GAP
     sheet = Image.new("RGB", (width, _LINE + 2 * _GAP + sum(heights)), _PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     y = _GAP
     draw.text((_GAP, y), "error: red too much, blue too little", _INK, font)
     y += _LINE + _GAP
     for case, height in zip(cases, heights, strict=True):
-        draw.text((_GAP, y), case.title, _INK, font)
+        draw.text((_GAP, y), _shortened(case.title, font, width - 2 * _GAP), _INK, font)
         for column, (caption, tile) in enumerate(case.tiles):
-            x = _GAP + column * (TILE + _GAP)
-            draw.text((x, y + _LINE), _shortened(caption, font), _INK, font)
+            x = _GAP + column * cell
+            draw.text((x, y + _LINE), _shortened(caption, font, cell - _GAP), _INK, font)
             sheet.paste(Image.fromarray(tile), (x, y + 2 * _LINE))
             edge = (x - 1, y + 2 * _LINE - 1, x + tile.shape[1], y + 2 * _LINE + tile.shape[0])
             draw.rectangle(edge, outline=(190, 190, 190))
@@ -86,9 +91,10 @@ def _grey(alpha: NDArray[np.floating]) -> NDArray[np.uint8]:
     return np.rint(np.repeat(alpha[..., None], 3, axis=2) * 255).astype(np.uint8)
 
 
-def _shortened(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    if font.getlength(text) <= TILE:
+def _shortened(text: str, font: Font, width: int) -> str:
+    text = one_line(text)
+    if font.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "...") > TILE:
+    while text and font.getlength(text + "...") > width:
         text = text[:-1]
     return text + "..."

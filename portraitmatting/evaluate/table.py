@@ -1,17 +1,21 @@
 """An evaluation's result as text for people."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from portraitmatting.cli import one_line
 from portraitmatting.evaluate.report import Comparison, Mean, Report, Row
 
+Item = TypeVar("Item")
+
 
 def format_report(report: Report) -> str:
-    """Scores per picture, means with their intervals, comparisons, failures and the protocol."""
-    blocks = [_pictures(*key, rows) for key, rows in _grouped(report.rows)]
-    blocks += [_means(*key, means) for key, means in _grouped(report.means())]
-    blocks += [_comparisons(found) for found in _by_pair(report.comparisons())]
+    """Scores per picture, means with intervals side by side, comparisons, failures, protocol."""
+    by_contestant = _grouped(report.rows, lambda row: (row.contestant, row.region))
+    by_region = _grouped(report.means(), lambda mean: mean.region)
+    by_pair = _grouped(report.comparisons(), lambda found: (found.second, found.region))
+    blocks = [*map(_pictures, by_contestant), *map(_means, by_region), *map(_comparison, by_pair)]
     if report.failures:
         lines = [f"  {f.image}, {f.contestant}, {f.region}: {f.reason}" for f in report.failures]
         blocks.append("\n".join([f"not scored: {len(lines)}", *map(one_line, lines)]))
@@ -19,44 +23,49 @@ def format_report(report: Report) -> str:
     return "\n\n".join(blocks)
 
 
-def _pictures(contestant: str, region: str, rows: Sequence[Row]) -> str:
-    metrics = list(dict.fromkeys(metric for row in rows for metric in row.scores))
+def _pictures(rows: Sequence[Row]) -> str:
+    metrics = _unique(metric for row in rows for metric in row.scores)
     lines = [["image", *metrics]]
     for row in rows:
         scores = (row.scores.get(metric, math.nan) for metric in metrics)
         lines.append([one_line(row.image), *map(_number, scores)])
-    return f"{contestant}, {region}\n{_aligned(lines)}"
+    return f"{rows[0].contestant}, {rows[0].region}\n{_aligned(lines)}"
 
 
-def _means(contestant: str, region: str, means: Sequence[Mean]) -> str:
-    lines = [["", "mean", "95 % interval", "N"]]
-    for m in means:
-        lines.append([m.metric, _number(m.mean), _interval(m.low, m.high), str(m.count)])
-    return f"{contestant}, {region}: mean\n{_aligned(lines)}"
+def _means(means: Sequence[Mean]) -> str:
+    cells = {(m.contestant, m.metric): m for m in means}
+    contestants = _unique(m.contestant for m in means)
+    lines = [["", *contestants]]
+    for metric in _unique(m.metric for m in means):
+        found = [cells.get((contestant, metric)) for contestant in contestants]
+        lines.append([metric, *(_mean(mean) if mean else "-" for mean in found)])
+    counts = (max(m.count for m in means if m.contestant == c) for c in contestants)
+    lines.append(["pictures", *map(str, counts)])
+    return f"mean and 95 % interval, {means[0].region}\n{_aligned(lines)}"
 
 
-def _comparisons(found: Sequence[Comparison]) -> str:
-    head = found[0]
-    lines = [["", "difference", "95 % interval", "p", "N"]]
+def _comparison(found: Sequence[Comparison]) -> str:
+    lines = [["", "difference", "95 % interval", "p", "pictures"]]
     for c in found:
         interval = _interval(c.low, c.high, "+")
         cells = [c.metric, _number(c.difference, "+"), interval, _number(c.p_value), str(c.count)]
         lines.append(cells)
-    return f"{head.second} minus {head.first}, {head.region}\n{_aligned(lines)}"
+    return f"{found[0].second} minus {found[0].first}, {found[0].region}\n{_aligned(lines)}"
 
 
-def _grouped(items: Iterable[Row] | Iterable[Mean]) -> list[tuple[tuple[str, str], list]]:  # type: ignore[type-arg]
-    groups: dict[tuple[str, str], list] = {}  # type: ignore[type-arg]
+def _grouped(items: Iterable[Item], key: Callable[[Item], object]) -> list[list[Item]]:
+    groups: dict[object, list[Item]] = {}
     for item in items:
-        groups.setdefault((item.contestant, item.region), []).append(item)
-    return list(groups.items())
-
-
-def _by_pair(comparisons: Iterable[Comparison]) -> list[list[Comparison]]:
-    groups: dict[tuple[str, str], list[Comparison]] = {}
-    for comparison in comparisons:
-        groups.setdefault((comparison.second, comparison.region), []).append(comparison)
+        groups.setdefault(key(item), []).append(item)
     return list(groups.values())
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def _mean(found: Mean) -> str:
+    return f"{_number(found.mean)} ({_interval(found.low, found.high)})"
 
 
 def _protocol(facts: object, indent: str) -> list[str]:
