@@ -1,6 +1,6 @@
 """Portrait video: files, cameras, and the generator that both are made of.
 
-    reader or camera -> stream (predictor -> temporal) -> foreground, background -> writer or preview
+    reader | camera -> stream (predictor -> temporal) -> foreground, background -> writer | preview
 
 Arrays are HxWx3 RGB uint8 everywhere here, except where OpenCV's windows and cameras begin.
 """

@@ -1,7 +1,9 @@
 """Backgrounds that move: a video behind the person, looped."""
 
 import os
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -12,6 +14,19 @@ from portraitmatting.composite import Background, parse_background, picture
 from portraitmatting.depth import to_depth
 from portraitmatting.images import READABLE
 from portraitmatting.video.reader import VideoError
+
+GREEN = "#00b140"
+"""The usual chroma key, for whoever names no background."""
+
+
+@runtime_checkable
+class MovingBackground(Protocol):
+    """A `Background` that changes with time."""
+
+    def seek(self, seconds: float) -> None:
+        """Show this moment from now on."""
+
+    def __call__(self, image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]: ...
 
 
 class VideoBackground:
@@ -41,7 +56,7 @@ class VideoBackground:
 
     def _next(self) -> NDArray[np.uint8] | None:
         there, bgr = self._capture.read()
-        return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB) if there else None
+        return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8) if there else None
 
     def seek(self, seconds: float) -> None:
         """Show the frame of this moment, counted from the first call's video start."""
@@ -73,7 +88,18 @@ class VideoBackground:
 
 def parse_video_background(text: str) -> Background:
     """As `parse_background`, and the path of a video. Raises PortraitmattingError likewise."""
-    suffix = os.path.splitext(text)[1].lower()
-    if os.path.isfile(text) and suffix not in READABLE:
+    path = Path(text)
+    if path.suffix.lower() not in READABLE and path.is_file():
         return VideoBackground(text)
     return parse_background(text)
+
+
+def live_backgrounds(texts: Sequence[str] = ()) -> list[tuple[str, Background]]:
+    """(name, background) for each text, as `parse_video_background` takes them, and then for blur,
+    green and chequer, so that there is always something to choose from."""
+    chosen = dict.fromkeys([*texts, "blur", GREEN, "chequer"])
+    return [(_name(text), parse_video_background(text)) for text in chosen]
+
+
+def _name(text: str) -> str:
+    return Path(text).name if Path(text).is_file() else text

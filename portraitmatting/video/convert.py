@@ -10,11 +10,11 @@ from tqdm import tqdm
 from portraitmatting.cli import one_line
 from portraitmatting.composite import Background
 from portraitmatting.predictor import Predictor
-from portraitmatting.video.backgrounds import parse_video_background
+from portraitmatting.video.backgrounds import GREEN, parse_video_background
 from portraitmatting.video.pipeline import prefetch
 from portraitmatting.video.presets import at_short_side, preset_short_side
 from portraitmatting.video.reader import VideoError, VideoReader
-from portraitmatting.video.stream import GREEN, matte_stream
+from portraitmatting.video.stream import matte_stream
 from portraitmatting.video.writer import VideoWriter, format_of
 
 
@@ -26,6 +26,11 @@ class Converted:
     transparent: bool
     damaged: int
     """Packets of the source that could not be decoded, and whose frames are missing."""
+
+    def __str__(self) -> str:
+        what = "transparent frames" if self.transparent else "frames"
+        missing = f", {self.damaged} damaged packets left out" if self.damaged else ""
+        return f"{self.frames} {what}{missing}"
 
 
 def matte_video(
@@ -49,11 +54,8 @@ def matte_video(
     `batch_size` defaults to 8 on a GPU, 1 on the CPU, where larger ones gain nothing. Raises
     PortraitmattingError for what cannot be read or written.
     """
+    check_places(source, target)
     kind = format_of(target)
-    if os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target):
-        raise VideoError(f"{one_line(os.fspath(target))}: is the source itself: give another name")
-    if not Path(target).parent.is_dir():
-        raise VideoError(f"{one_line(str(Path(target).parent))}: no such folder: make it first")
     transparent = background is None and (kind is None or kind.transparent is not None)
     if isinstance(background, str):
         background = parse_video_background(background)
@@ -90,3 +92,12 @@ def matte_video(
             writer.write(pixels, item.frame.pts, item.frame.duration)
             bar.update()
         return Converted(writer.count, transparent, reader.damaged)
+
+
+def check_places(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Raise `VideoError` if `target` is of no known kind, is `source`, or lies in no folder."""
+    format_of(target)
+    if Path(target).exists() and Path(source).exists() and Path(target).samefile(source):
+        raise VideoError(f"{one_line(os.fspath(target))}: is the source itself: give another name")
+    if not Path(target).parent.is_dir():
+        raise VideoError(f"{one_line(str(Path(target).parent))}: no such folder: make it first")

@@ -21,7 +21,8 @@ def preset_short_side(predictor: Predictor, preset: str) -> int:
     Raises PortraitmattingError for an unknown preset.
     """
     if preset not in PRESETS:
-        raise PortraitmattingError(f"preset {preset!r}: use {', '.join(PRESETS)} or auto (live only)")
+        known = ", ".join(PRESETS)
+        raise PortraitmattingError(f"preset {preset!r}: use {known}, or live also auto")
     sides = predictor.short_side * PRESETS[preset] / MULTIPLE
     return max(1, round(sides)) * MULTIPLE
 

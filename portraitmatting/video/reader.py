@@ -51,9 +51,7 @@ def import_av() -> Any:
     try:
         import av
     except ImportError:
-        raise VideoError(
-            'video files need PyAV: pip install "portraitmatting[video]"'
-        ) from None
+        raise VideoError('video files need PyAV: pip install "portraitmatting[video]"') from None
     return av
 
 
@@ -180,4 +178,4 @@ class VideoReader:
             matrix = reformat.Colorspace.ITU709 if hd else reformat.Colorspace.ITU601
         # A stream may change its size on the way; the output's size is that of the first frame.
         rgb = decoded.reformat(*size, format="rgb24", src_colorspace=matrix)
-        return rgb.to_ndarray()
+        return np.asarray(rgb.to_ndarray(), np.uint8)

@@ -16,13 +16,10 @@ from portraitmatting.depth import to_depth, to_unit
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.foreground import METHODS, blur_fusion, estimate_foreground
 from portraitmatting.predictor import Predictor
-from portraitmatting.video.backgrounds import VideoBackground
+from portraitmatting.video.backgrounds import GREEN, MovingBackground
 from portraitmatting.video.presets import AutoSize, at_short_side
 from portraitmatting.video.reader import Frame
 from portraitmatting.video.temporal import Smoother
-
-GREEN = "#00b140"
-"""The usual chroma key, for whoever names no background."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +37,7 @@ class MattedFrame:
     device: torch.device
     network_seconds: float
     """What the network took for this frame, with resizing; its share of the batch."""
+    smoothing_seconds: float
 
     @property
     def image(self) -> NDArray[np.uint8]:
@@ -62,7 +60,7 @@ class MattedFrame:
 
     def composite(self) -> NDArray[np.uint8]:
         """The person before the background, HxWx3 RGB uint8."""
-        if isinstance(self.background, VideoBackground):
+        if isinstance(self.background, MovingBackground):
             self.background.seek(self.frame.seconds)
         return composite(self.foreground, self.alpha, self.background(self.image, self.alpha))
 
@@ -123,7 +121,15 @@ def _matted(
         if auto_size is not None:
             auto_size.network_took(seconds)
         for frame, matte in zip(batch, mattes, strict=True):
+            before = time.perf_counter()
             alpha = matte.alpha if smoother is None else smoother(frame.image, matte.alpha)
             yield MattedFrame(
-                frame, alpha, background, foreground, predictor.short_side, predictor.device, seconds
+                frame,
+                alpha,
+                background,
+                foreground,
+                predictor.short_side,
+                predictor.device,
+                seconds,
+                time.perf_counter() - before,
             )

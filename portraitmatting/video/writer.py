@@ -48,7 +48,13 @@ FORMATS: dict[str, Format] = {
         # libvpx refuses transparency together with alternate reference frames.
         {"crf": "24", "b": "0", "cpu-used": "4", "row-mt": "1", "auto-alt-ref": "0"},
     ),
-    ".mov": Format("prores_ks", "yuv444p10le", "yuva444p10le", {"profile": "4444"}, {}, ("opus", "flac", "truehd")),
+    ".mov": Format(
+        "prores_ks",
+        "yuv444p10le",
+        "yuva444p10le",
+        {"profile": "4444"},
+        refused_audio=("opus", "flac", "truehd"),
+    ),
 }
 """Suffix to format. A name without a suffix is a folder of PNG files."""
 
@@ -212,7 +218,7 @@ def _atomic_folder(path: Path) -> Iterator[Path]:
         yield temporary
         if path.is_dir():  # empty, as seen above; Windows would not replace it
             path.rmdir()
-        os.replace(temporary, path)
+        temporary.replace(path)
         umask = os.umask(0)
         os.umask(umask)
         path.chmod(0o777 & ~umask)

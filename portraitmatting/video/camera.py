@@ -1,0 +1,180 @@
+"""Live pictures in: a thread that reads the camera, so that only the newest frame counts."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+
+from portraitmatting.cli import one_line
+from portraitmatting.video.pipeline import Newest
+from portraitmatting.video.reader import Frame, VideoError
+
+_PROBED = 6
+"""How many camera indices are tried when the one asked for does not work."""
+_FIRST_FRAME_SECONDS = 10.0
+_LOST_SECONDS = 3.0
+"""A camera that is silent for so long is gone."""
+_MILLISECOND = Fraction(1, 1000)
+
+
+class Camera:
+    """Context manager over a camera (index "0", "1" or device "/dev/video0"), a stream URL or a
+    video file, whatever OpenCV opens.
+
+    Iterate to get `Frame`s. Of a camera or a stream each is the newest there is, those that nobody
+    waited for are counted in `dropped`, and time is the clock's. Of a file each frame comes, none
+    faster than the file's own rate. The end of a file, and a camera that goes away, end the
+    iteration; `lost` then says whether it was the latter. Raises `VideoError` for a camera that is
+    missing, busy or gives no frame, with the indices that do work.
+    """
+
+    def __init__(self, source: str, width: int | None = None, height: int | None = None) -> None:
+        self._source = source
+        self.is_file = Path(source).is_file()
+        self.lost = False
+        self._slot: Newest[Frame] = Newest()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._began = self._handed = time.monotonic()
+        self._capture = _open(source)
+        for setting, value in (
+            (cv2.CAP_PROP_FRAME_WIDTH, width),
+            (cv2.CAP_PROP_FRAME_HEIGHT, height),
+        ):
+            if value is not None:
+                self._capture.set(setting, value)
+
+    @property
+    def dropped(self) -> int:
+        """Frames that came and went while nobody waited for one."""
+        return self._slot.dropped
+
+    def __enter__(self) -> "Camera":
+        if not self.is_file:
+            self._thread = threading.Thread(target=self._read_on, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._thread is None:
+            self._capture.release()
+        else:  # it releases the camera itself; a driver that hangs must not hang the program
+            self._thread.join(_LOST_SECONDS)
+
+    def age(self, frame: Frame) -> float:
+        """Seconds since `frame`, the last one that came from here, was read."""
+        read = self._handed if self.is_file else self._began + frame.seconds
+        return time.monotonic() - read
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self._file_frames() if self.is_file else self._newest_frames()
+
+    def _file_frames(self) -> Iterator[Frame]:
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        rate = rate if 0 < rate < 1000 else 25.0
+        due = time.monotonic()
+        index = 0
+        while (bgr := _read(self._capture)) is not None:
+            self._handed = time.monotonic()
+            yield self._frame(bgr, index / rate)
+            index += 1
+            due = max(due + 1 / rate, time.monotonic())
+            time.sleep(max(0.0, due - time.monotonic()))
+        if not index:
+            raise VideoError(f"{one_line(self._source)}: no frame in it can be decoded")
+
+    def _newest_frames(self) -> Iterator[Frame]:
+        patience = _FIRST_FRAME_SECONDS
+        while True:
+            try:
+                frame = self._slot.get(patience)
+            except TimeoutError:
+                frame = None
+            if frame is None:
+                if patience == _FIRST_FRAME_SECONDS:
+                    raise VideoError(
+                        f"camera {one_line(self._source)} gives no frame: close other programs "
+                        f"that use it, or {_advice(self._source)}"
+                    )
+                self.lost = True
+                return
+            yield frame
+            patience = _LOST_SECONDS
+
+    def _read_on(self) -> None:
+        last = time.monotonic()
+        try:
+            while not self._stop.is_set():
+                bgr = _read(self._capture)
+                now = time.monotonic()
+                if bgr is not None:
+                    last = now
+                    self._slot.put(self._frame(bgr, now - self._began))
+                elif now - last > _LOST_SECONDS:
+                    break
+                else:  # a single bad frame is common with USB
+                    self._stop.wait(0.01)
+        except BaseException as error:
+            self._slot.close(error)
+        finally:
+            self._capture.release()
+            self._slot.close()
+
+    def _frame(self, bgr: cv2.typing.MatLike, seconds: float) -> Frame:
+        rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+        return Frame(rgb, int(seconds / _MILLISECOND), _MILLISECOND)  # type: ignore[arg-type]
+
+
+def working_cameras(skip: str = "") -> list[int]:
+    """The camera indices from 0 to 5 that give a frame, `skip` left out; takes a while."""
+    found = []
+    for index in range(_PROBED):
+        if str(index) == skip:
+            continue
+        with _quiet():
+            capture = cv2.VideoCapture(index)
+            if capture.isOpened() and _read(capture) is not None:
+                found.append(index)
+            capture.release()
+    return found
+
+
+def _open(source: str) -> cv2.VideoCapture:
+    with _quiet():
+        capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
+    if capture.isOpened():
+        return capture
+    if source.isdecimal() or source.startswith("/dev/"):
+        raise VideoError(f"camera {one_line(source)} cannot be opened: {_advice(source)}")
+    raise VideoError(
+        f"{one_line(source)}: no such file, and no camera or stream that OpenCV can open: "
+        "give a camera index such as 0, a video file or a URL"
+    )
+
+
+def _advice(source: str) -> str:
+    found = working_cameras(skip=source)
+    if found:
+        return f"these indices work: {', '.join(map(str, found))}"
+    return "no other camera works either; give a video file instead"
+
+
+def _read(capture: cv2.VideoCapture) -> cv2.typing.MatLike | None:
+    there, bgr = capture.read()
+    return bgr if there else None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """OpenCV prints several warnings for every camera that is not there."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)

@@ -1,0 +1,221 @@
+"""The live job: a camera, a window, and where the results go meanwhile."""
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from portraitmatting.composite import Background
+from portraitmatting.device import describe_device
+from portraitmatting.errors import PortraitmattingError
+from portraitmatting.images import write_image
+from portraitmatting.predictor import Predictor
+from portraitmatting.video.camera import Camera
+from portraitmatting.video.presets import AutoSize, at_short_side, preset_short_side
+from portraitmatting.video.preview import Controls, help_lines, with_text
+from portraitmatting.video.recorder import Recorder, stamp
+from portraitmatting.video.stream import MattedFrame, matte_stream
+from portraitmatting.video.virtual_camera import VirtualCamera
+from portraitmatting.video.window import Window
+
+_NOTE_SECONDS = 4.0
+_PAUSE_POLL = 30  # milliseconds
+_SMOOTHED = 0.1
+"""Part of the newest frame in the times that the overlay shows."""
+
+
+@dataclass
+class Timing:
+    """Where the time of the frames went, in seconds, summed over `frames`."""
+
+    frames: int = 0
+    elapsed: float = 0.0
+    """From the first frame's arrival to the last one's display."""
+    parts: dict[str, float] = field(default_factory=dict)
+    lost: bool = False
+    """The camera went away."""
+
+    def add(self, part: str, seconds: float) -> None:
+        """Count `seconds` for a part."""
+        self.parts[part] = self.parts.get(part, 0.0) + seconds
+
+    def __str__(self) -> str:
+        if not self.frames:
+            return "no frames"
+        rate = self.frames / self.elapsed if self.elapsed else 0.0
+        parts = ", ".join(f"{1000 * s / self.frames:.0f} {name}" for name, s in self.parts.items())
+        return f"{self.frames} frames, {rate:.1f} per second; milliseconds per frame: {parts}"
+
+
+def run_live(
+    camera: Camera,
+    predictor: Predictor,
+    backgrounds: Sequence[tuple[str, Background]],
+    foreground: str = "fast",
+    smooth: bool = True,
+    preset: str = "auto",
+    target_rate: float = 24,
+    overlay: bool = True,
+    window: bool = True,
+    virtual_camera: bool = False,
+    folder: str | os.PathLike[str] = ".",
+    record_to: str | os.PathLike[str] | None = None,
+) -> Timing:
+    """Show the person before one of the named `backgrounds` until `q`, the window's closing or the
+    camera's end.
+
+    `preset` is one of `PRESETS`, or "auto", which keeps `target_rate` frames per second where the
+    machine can. Without `window` it runs until the camera ends or Ctrl-C. Snapshots and recordings
+    go to `folder`; with `record_to` recording starts at once, into that file. Call it from the main
+    thread. Raises PortraitmattingError for what was asked and cannot be done; a snapshot or
+    recording that fails later only says so in the window.
+    """
+    auto = AutoSize(predictor, target_rate) if preset == "auto" else None
+    if auto is None:
+        predictor = at_short_side(predictor, preset_short_side(predictor, preset))
+    session = _Session(camera, Controls(list(backgrounds), overlay=overlay), preset, Path(folder))
+    with contextlib.ExitStack() as stack:
+        if window:
+            session.window = stack.enter_context(Window())
+        if virtual_camera:
+            session.virtual = stack.enter_context(VirtualCamera())
+        if record_to is not None:
+            session.recorder = Recorder(Path(folder), Path(record_to))
+            session.recorder.start()
+        # Ctrl-C ends a recording like any other way to quit does.
+        stack.callback(session.recorder.stop)
+        frames = matte_stream(
+            camera, predictor, session.controls, foreground, smooth, auto_size=auto
+        )
+        for matted in frames:
+            began = time.perf_counter()
+            going_on = session.take(matted)
+            if auto is not None:
+                auto.rest_took(time.perf_counter() - began + matted.smoothing_seconds)
+            if not going_on:
+                break
+    session.timing.lost = camera.lost
+    return session.timing
+
+
+class _Session:
+    """One run of the live job: what happens to a frame once it has its matte."""
+
+    def __init__(self, camera: Camera, controls: Controls, preset: str, folder: Path) -> None:
+        self.controls = controls
+        self.timing = Timing()
+        self.window: Window | None = None
+        self.virtual: VirtualCamera | None = None
+        self.recorder = Recorder(folder)
+        self._camera, self._preset, self._folder = camera, preset, folder
+        self._note, self._note_until = "", 0.0
+        self._began = self._shown = 0.0
+        self._interval = self._latency = 0.0
+
+    def take(self, matted: MattedFrame) -> bool:
+        """Send a frame everywhere it should go and obey the keys; False to quit."""
+        now = time.perf_counter()
+        spent = matted.network_seconds + matted.smoothing_seconds
+        if not self.timing.frames:
+            self._began = self._shown = now - spent
+        self.timing.add("network", matted.network_seconds)
+        self.timing.add("smoothing", matted.smoothing_seconds)
+        view = self.controls.render(matted)
+        now = self._count("foreground and background", now)
+        if self.virtual is not None:
+            self.virtual.send(matted.composite())
+            now = self._count("virtual camera", now)
+        if self.recorder.running:
+            self._record(matted)
+            now = self._count("recording", now)
+        going_on = self._show(view, matted) if self.window is not None else True
+        now = self._count("display", now)
+        self.timing.frames += 1
+        self.timing.elapsed = now - self._began
+        self._interval = _follow(self._interval, now - self._shown)
+        self._latency = _follow(self._latency, self._camera.age(matted.frame))
+        self._shown = now
+        return going_on and self._wait_while_paused(view, matted)
+
+    def _count(self, part: str, since: float) -> float:
+        now = time.perf_counter()
+        self.timing.add(part, now - since)
+        return now
+
+    def _show(self, view: NDArray[np.uint8], matted: MattedFrame) -> bool:
+        assert self.window is not None
+        self.window.show(with_text(view, self._lines(matted)))
+        return self._obey(self.window.key(), matted)
+
+    def _wait_while_paused(self, view: NDArray[np.uint8], matted: MattedFrame) -> bool:
+        while self.controls.paused and self.window is not None:
+            # Drawn again, so that the other keys show what they do to the still picture.
+            self.window.show(with_text(self.controls.render(matted), self._lines(matted)))
+            if not self._obey(self.window.key(_PAUSE_POLL), matted):
+                return False
+            self._shown = time.perf_counter()
+        return True
+
+    def _obey(self, key: int | None, matted: MattedFrame) -> bool:
+        action = "quit" if key is None else self.controls.press(key)
+        if action == "snapshot":
+            self._snapshot(matted)
+        elif action == "record":
+            self._toggle_recording()
+        return action != "quit"
+
+    def _lines(self, matted: MattedFrame) -> list[str]:
+        controls, lines = self.controls, []
+        if controls.overlay:
+            height, width = matted.image.shape[:2]
+            rate = 1 / self._interval if self._interval else 0.0
+            lines += [
+                f"{rate:.1f} fps   latency {1000 * self._latency:.0f} ms",
+                f"{width}x{height}   {self._preset} {matted.short_side}   {controls.background_name}",
+                f"{describe_device(matted.device)}   h: help",
+            ]
+        if self.recorder.running:
+            lines.append("recording")
+        if controls.paused:
+            lines.append("paused")
+        if time.monotonic() < self._note_until:
+            lines.append(self._note)
+        return lines + (help_lines() if controls.help else [])
+
+    def _say(self, note: str) -> None:
+        self._note, self._note_until = note, time.monotonic() + _NOTE_SECONDS
+        print(note)
+
+    def _snapshot(self, matted: MattedFrame) -> None:
+        path = self._folder / f"snapshot-{stamp()}.png"
+        try:
+            write_image(path, matted.rgba())
+            self._say(f"saved {path}")
+        except PortraitmattingError as error:
+            self._say(str(error))
+
+    def _toggle_recording(self) -> None:
+        try:
+            if self.recorder.running:
+                self.recorder.stop()
+                self._say("recording saved")
+            else:
+                self._say(f"recording {self.recorder.start()}")
+        except PortraitmattingError as error:
+            self._say(str(error))
+
+    def _record(self, matted: MattedFrame) -> None:
+        try:
+            self.recorder.write(matted)
+        except PortraitmattingError as error:
+            self.recorder.stop()
+            self._say(str(error))
+
+
+def _follow(average: float, newest: float) -> float:
+    return average + _SMOOTHED * (newest - average) if average else newest

@@ -1,0 +1,84 @@
+"""The preview window, and whether there can be one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from portraitmatting.video.reader import VideoError
+
+_PROBE = "import cv2; cv2.namedWindow('probe'); cv2.waitKey(1)"
+_FONTS = Path("/usr/share/fonts")
+
+
+def require_display() -> None:
+    """Raise `VideoError` if OpenCV cannot open a window here.
+
+    Tried in a process of its own: without a screen Qt does not raise, it ends the process.
+    """
+    _quiet_qt()
+    probe = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True)
+    if probe.returncode == 0:
+        return
+    if "not implemented" in probe.stderr:
+        raise VideoError(
+            "no window: this OpenCV is built without them; pip uninstall opencv-python-headless "
+            "and pip install opencv-python, or write to a file with -o"
+        )
+    raise VideoError(
+        "no window: there is no screen to open it on (over ssh, try ssh -X); "
+        "write to a file with -o, or use --no-window with --virtual-camera"
+    )
+
+
+def _quiet_qt() -> None:
+    """OpenCV's wheel points Qt to a folder of fonts that it does not have, and Qt complains about
+    it at length."""
+    if not Path(os.environ.get("QT_QPA_FONTDIR", "/")).is_dir() and _FONTS.is_dir():
+        os.environ["QT_QPA_FONTDIR"] = str(_FONTS)
+
+
+class Window:
+    """Context manager: a window that can be resized, keeping the picture's proportions.
+
+    To be used from the main thread, after `require_display`.
+    """
+
+    def __init__(self, title: str = "portraitmatting") -> None:
+        self._title = title
+        self._sized: tuple[int, ...] = ()
+
+    def __enter__(self) -> "Window":
+        _quiet_qt()
+        flags = cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL
+        cv2.namedWindow(self._title, flags)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._visible():
+            cv2.destroyWindow(self._title)
+        cv2.waitKey(1)
+
+    def show(self, picture: NDArray[np.uint8]) -> None:
+        """HxWx3 RGB uint8; the window takes its shape when that changes."""
+        if picture.shape != self._sized:
+            self._sized = picture.shape
+            cv2.resizeWindow(self._title, picture.shape[1], picture.shape[0])
+        cv2.imshow(self._title, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+    def key(self, milliseconds: int = 1) -> int | None:
+        """The key pressed within that time, -1 for none; None once the window has been closed."""
+        code = cv2.waitKey(milliseconds)
+        if not self._visible():
+            return None
+        return code if code < 0 else code & 0xFF
+
+    def _visible(self) -> bool:
+        try:
+            return cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
+        except cv2.error:
+            return False
