@@ -1,0 +1,7 @@
+"""Training: pictures in, a run directory out.
+
+    sources -> augment -> data -> loop -> run_directory -> export_run
+                                   ^ start, coarse, losses, parts, schedule, ema, validate
+
+`python -m portraitmatting.train` is the command line.
+"""

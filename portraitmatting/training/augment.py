@@ -1,0 +1,183 @@
+"""Augmentation of one picture and its matte, every choice drawn from the generator passed in.
+
+Pictures are RGB HWC float32 in [0, 1], mattes HW float32 in [0, 1].
+"""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from portraitmatting.errors import PortraitmattingError
+
+Image = NDArray[np.float32]
+Alpha = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How far, and how often, a sample may depart from its source."""
+
+    close_up: float = 0.35
+    """Chance of a close crop around the upper part of the person, where the face is."""
+    smallest_crop: float = 0.35
+    """Side of the closest crop, as a fraction of the whole scene's."""
+    flip: float = 0.5
+    rotation: float = 12.0
+    """Degrees either way."""
+    aspect: float = 0.12
+    """Widest stretch of one side against the other: 0.12 means up to 12 % either way."""
+    colour: float = 0.7
+    grey: float = 0.05
+    blur: float = 0.15
+    noise: float = 0.25
+    jpeg: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name in ("close_up", "flip", "colour", "grey", "blur", "noise", "jpeg"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise PortraitmattingError(
+                    f"augment.{name} {getattr(self, name)}: expected a chance, 0 to 1"
+                )
+        if not 0 < self.smallest_crop <= 1 or not 0 <= self.aspect < 1 or self.rotation < 0:
+            raise PortraitmattingError(
+                "augment: expected smallest_crop above 0 up to 1, aspect from 0 to below 1, "
+                "rotation from 0"
+            )
+
+
+def crop(
+    image: Image, alpha: Alpha, size: tuple[int, int], settings: Augment, rng: np.random.Generator
+) -> tuple[Image, Alpha]:
+    """A view of the scene at `size` (height, width), from a face close-up to the full scene.
+
+    Turned, stretched and mirrored at random. What lies beyond the picture is its mirror image,
+    matte included.
+    """
+    height, width = alpha.shape
+    whole = max(height / size[0], width / size[1])
+    largest = min(height / size[0], width / size[1])
+    if rng.random() < settings.close_up:
+        step = largest * rng.uniform(settings.smallest_crop, 0.8)
+        centre = _face(alpha, rng)
+    else:
+        # Between the largest crop that stays inside and the smallest that shows everything.
+        step = rng.uniform(0.85 * largest, min(whole, 1.3 * largest))
+        centre = (rng.uniform(0.4, 0.6) * width, rng.uniform(0.4, 0.6) * height)
+    stretch = math.exp(rng.uniform(-1, 1) * math.log1p(settings.aspect) / 2)
+    steps = (step * stretch, step / stretch)
+    reach = [size[i] * steps[i] / 2 for i in (0, 1)]
+    # Inside the picture where it fits: a mirror image is no scene, only better than black.
+    centre = (_within(centre[0], reach[1], width), _within(centre[1], reach[0], height))
+    angle = math.radians(rng.uniform(-1, 1) * settings.rotation) if rng.random() < 0.5 else 0.0
+    mirror = -1.0 if rng.random() < settings.flip else 1.0
+    return _warp(image, alpha, size, centre, steps, angle, mirror)
+
+
+def _within(centre: float, reach: float, length: int) -> float:
+    """`centre` moved so that `reach` either way stays inside; the middle where it cannot."""
+    return length / 2 if 2 * reach >= length else min(max(centre, reach), length - reach)
+
+
+def _face(alpha: Alpha, rng: np.random.Generator) -> tuple[float, float]:
+    """(x, y) of a random pixel in the upper 40 % of the person, or anywhere where there is none."""
+    height, width = alpha.shape
+    rows = np.flatnonzero((alpha > 0.5).any(axis=1))
+    if len(rows) == 0:
+        return rng.uniform(0, width), rng.uniform(0, height)
+    bottom = rows[0] + max(1, int(0.4 * (rows[-1] - rows[0])))
+    ys, xs = np.nonzero(alpha[rows[0] : bottom] > 0.5)
+    pick = int(rng.integers(len(xs)))
+    return float(xs[pick]), float(rows[0] + ys[pick])
+
+
+def _warp(
+    image: Image,
+    alpha: Alpha,
+    size: tuple[int, int],
+    centre: tuple[float, float],
+    step: tuple[float, float],
+    angle: float,
+    mirror: float,
+) -> tuple[Image, Alpha]:
+    """Sample `size` pixels around `centre` (x, y), `step` (y, x) source pixels apart."""
+    shrink = min(1.0, 1 / max(step))
+    if shrink < 0.75:
+        # Sampling alone would skip source pixels; averaging first keeps hair from turning to dots.
+        small = (max(1, round(alpha.shape[1] * shrink)), max(1, round(alpha.shape[0] * shrink)))
+        fx, fy = small[0] / alpha.shape[1], small[1] / alpha.shape[0]
+        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA).astype(
+            np.float32, copy=False
+        )
+        alpha = cv2.resize(alpha, small, interpolation=cv2.INTER_AREA).astype(
+            np.float32, copy=False
+        )
+        centre, step = (centre[0] * fx, centre[1] * fy), (step[0] * fy, step[1] * fx)
+    cos, sin = math.cos(angle), math.sin(angle)
+    turn = np.array(
+        [[cos * step[1] * mirror, -sin * step[0]], [sin * step[1] * mirror, cos * step[0]]]
+    )
+    middle = np.array([(size[1] - 1) / 2, (size[0] - 1) / 2])
+    matrix = np.column_stack([turn, np.array(centre) - turn @ middle])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    image, alpha = (
+        np.asarray(
+            cv2.warpAffine(
+                a, matrix, (size[1], size[0]), flags=flags, borderMode=cv2.BORDER_REFLECT_101
+            ),
+            np.float32,
+        )
+        for a in (image, alpha)
+    )
+    return image, np.clip(alpha, 0, 1)
+
+
+def recolour(image: Image, rng: np.random.Generator) -> Image:
+    """Another exposure, gamma, contrast, white balance and saturation."""
+    image = np.power(image, np.float32(math.exp(rng.uniform(-0.35, 0.35))))
+    balance = np.exp(rng.uniform(-0.1, 0.1, 3) + rng.uniform(-0.15, 0.15)).astype(np.float32)
+    image = image * balance
+    grey = image.mean(axis=2, keepdims=True)
+    image = grey + (image - grey) * np.float32(rng.uniform(0.6, 1.4))
+    level = np.float32(image.mean())
+    return np.clip(level + (image - level) * np.float32(rng.uniform(0.8, 1.2)), 0, 1)
+
+
+def degrade(image: Image, settings: Augment, rng: np.random.Generator) -> Image:
+    """What cameras and uploads do: colour, blur, sensor noise, JPEG; the matte stays as it is."""
+    if rng.random() < settings.colour:
+        image = recolour(image, rng)
+    if rng.random() < settings.grey:
+        image = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
+    if rng.random() < settings.blur:
+        image = _blur(image, rng)
+    if rng.random() < settings.noise:
+        noise = rng.standard_normal(image.shape, dtype=np.float32)
+        image = image + noise * np.float32(rng.uniform(0.005, 0.05))
+    image = np.clip(image, 0, 1)
+    if rng.random() < settings.jpeg:
+        image = _jpeg(image, int(rng.integers(40, 95)))
+    return image.astype(np.float32, copy=False)
+
+
+def _blur(image: Image, rng: np.random.Generator) -> Image:
+    """Out of focus, or moved along a line of 3 to 7 pixels."""
+    if rng.random() < 0.5:
+        return np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.5)), np.float32)
+    length = int(rng.integers(1, 4)) * 2 + 1
+    kernel = np.zeros((length, length), np.float32)
+    kernel[length // 2] = 1 / length
+    turn = cv2.getRotationMatrix2D((length // 2, length // 2), rng.uniform(0, 180), 1.0)
+    kernel = np.asarray(cv2.warpAffine(kernel, turn, (length, length)), np.float32)
+    return np.asarray(cv2.filter2D(image, -1, kernel / kernel.sum()), np.float32)
+
+
+def _jpeg(image: Image, quality: int) -> Image:
+    # The codec wants BGR, and its chroma subsampling treats red and blue alike.
+    bgr = cv2.cvtColor(np.rint(image * 255).astype(np.uint8), cv2.COLOR_RGB2BGR)
+    encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    assert decoded is not None  # OpenCV wrote it a moment ago
+    return np.asarray(decoded[..., ::-1], np.float32) / np.float32(255)

@@ -1,0 +1,101 @@
+"""Batches of augmented samples, each decided by (seed, step, index) and nothing else."""
+
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from portraitmatting import trimap
+from portraitmatting.errors import PortraitmattingError
+from portraitmatting.heads import BACKGROUND, FOREGROUND, UNKNOWN
+from portraitmatting.training.augment import crop, degrade
+from portraitmatting.training.config import TrainConfig
+from portraitmatting.training.schedule import working_size
+from portraitmatting.training.sources import Source, open_source
+
+_SETTLED = 0.04
+"""Alpha this close to 0 or 1 counts as settled: annotated mattes carry residue of compression."""
+_CLASSES = np.full(256, UNKNOWN, np.int64)
+_CLASSES[trimap.BACKGROUND], _CLASSES[trimap.FOREGROUND] = BACKGROUND, FOREGROUND
+
+
+class Batch(NamedTuple):
+    """Pictures (B, 3, H, W) and alpha (B, 1, H, W), float32 in [0, 1]; trimap (B, H, W), int64
+    classes of `heads`; the files that each sample was made of."""
+
+    image: Tensor
+    alpha: Tensor
+    trimap: Tensor
+    names: list[str]
+
+
+class TrainingData:
+    """The configured sources as an endless, random-access series of samples."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        if not config.data:
+            raise PortraitmattingError("no data: give at least one folder to train on")
+        self.config = config
+        self.sources: list[Source] = [open_source(source) for source in config.data]
+        weights = np.array([source.weight for source in config.data], np.float64)
+        if weights.sum() <= 0:
+            raise PortraitmattingError("every data source has weight 0: nothing to train on")
+        self._shares = weights / weights.sum()
+
+    def sample(self, step: int, index: int) -> Batch:
+        """Sample `index` of a step, as a batch of one."""
+        # A generator of its own for every sample: no number of threads, pieces or processes,
+        # and no resume, can change what is drawn.
+        rng = np.random.default_rng((self.config.seed, step, index))
+        source = self.sources[int(rng.choice(len(self.sources), p=self._shares))]
+        scene = source.draw(rng)
+        size = working_size(self.config, step)
+        image, alpha = crop(scene.image, scene.alpha, size, self.config.augment, rng)
+        image = degrade(image, self.config.augment, rng)
+        radius = rng.uniform(*self.config.band) * min(size)
+        classes = trimap_classes(alpha, radius)
+        return Batch(
+            torch.from_numpy(image.transpose(2, 0, 1).copy()).unsqueeze(0),
+            torch.from_numpy(alpha)[None, None],
+            torch.from_numpy(classes).unsqueeze(0),
+            [scene.name],
+        )
+
+    def batches(
+        self, first: int, last: int, indices: Sequence[int], threads: int, ahead: int = 2
+    ) -> Generator[list[Batch], None, None]:
+        """For each step from `first` up to, not including, `last`: its samples at `indices`.
+
+        Threads prepare at most `ahead` steps in advance; an error of theirs is raised here. They
+        are threads since a process forked after OpenMP or numba has run may hang or die.
+        """
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="samples")
+        waiting: dict[int, list[Future[Batch]]] = {}
+        try:
+            for step in range(first, last):
+                for future in range(step, min(step + 1 + ahead, last)):
+                    if future not in waiting:
+                        waiting[future] = [pool.submit(self.sample, future, i) for i in indices]
+                yield [future.result() for future in waiting.pop(step)]
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def trimap_classes(alpha: np.ndarray, radius: float) -> np.ndarray:
+    """Classes of `heads` (H, W), int64, from alpha (H, W): unknown within `radius` pixels of soft
+    ones."""
+    settled = np.where(alpha <= _SETTLED, 0, np.where(alpha >= 1 - _SETTLED, 1, alpha))
+    return _CLASSES[trimap.draw_trimap(settled.astype(np.float32), radius)]
+
+
+def join(samples: Sequence[Batch]) -> Batch:
+    """Batches of one size as one."""
+    return Batch(
+        torch.cat([s.image for s in samples]),
+        torch.cat([s.alpha for s in samples]),
+        torch.cat([s.trimap for s in samples]),
+        [name for s in samples for name in s.names],
+    )

@@ -1,0 +1,106 @@
+"""A run's averaged weights as one of our checkpoints, which says how they were made."""
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from portraitmatting.checkpoint import CheckpointInfo, save_checkpoint
+from portraitmatting.errors import PortraitmattingError
+from portraitmatting.training.config import TrainConfig, config_to_dict
+from portraitmatting.training.run_directory import RunDirectory
+from portraitmatting.training.sources import open_source
+from portraitmatting.training.start import starting_model
+
+
+def export_run(
+    run: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    which: str = "best",
+    storage: str = "fp16",
+    licence: str | None = None,
+) -> Path:
+    """Write the averaged weights of `run`, "best" (by validation MAD) or "last", to `out`.
+
+    The metadata carries the recipe, the data's folders and counts, the validation scores and the
+    working short side. `licence` defaults to that of the weights that the run started from.
+    Raises `PortraitmattingError`.
+    """
+    directory = RunDirectory(run)
+    config = directory.config()
+    state = _weights(directory, which)
+    model = starting_model(config.start)
+    start = model.checkpoint
+    model.load_state_dict(state["ema"])
+    licence = licence or (start.licence if start else None)
+    if licence is None:
+        raise PortraitmattingError(
+            "say under which licence the weights may be used: --licence TEXT"
+        )
+    info = CheckpointInfo(
+        origin=_origin(config, state["step"], start),
+        licence=licence,
+        working_short_side=config.short_side,
+        facts={
+            "step": state["step"],
+            "data": _data(config),
+            "scores": _scores(directory, state["step"]),
+            "recipe": _recipe(config),
+        },
+    )
+    save_checkpoint(out, model, info, storage)
+    return Path(out)
+
+
+def _weights(directory: RunDirectory, which: str) -> dict[str, Any]:
+    if which == "best":
+        path = directory.path / "best.pt"
+        if not path.is_file():
+            raise PortraitmattingError(
+                f"{directory.path} holds no best.pt: it had no validation; use --which last"
+            )
+        return directory.read(path)
+    state = directory.latest()
+    if state is None:
+        raise PortraitmattingError(f"{directory.path} holds no checkpoint yet")
+    return state
+
+
+def _origin(config: TrainConfig, step: int, start: CheckpointInfo | None) -> str:
+    before = f"; before that: {start.origin}" if start else ""
+    name = Path(config.start).name
+    return f"trained from {name!r} by {step} steps of {config.batch_size}{before}"
+
+
+def _data(config: TrainConfig) -> list[dict[str, Any]]:
+    """Kind, name and number of pictures of every folder; whole paths would tell of the machine."""
+    return [
+        {"kind": s.kind, "name": _name(s.folder), "count": s.size, "weight": d.weight}
+        for d in config.data
+        for s in [open_source(d)]
+    ]
+
+
+def _recipe(config: TrainConfig) -> dict[str, Any]:
+    """The whole recipe, with folders by their names."""
+    recipe = config_to_dict(config)
+    for table in (recipe, *recipe["data"]):
+        for key in ("folder", "backgrounds", "validation"):
+            if table.get(key):
+                table[key] = _name(table[key])
+    recipe["start"] = Path(config.start).name
+    return json.loads(json.dumps(recipe))  # type: ignore[no-any-return]
+
+
+def _scores(directory: RunDirectory, step: int) -> dict[str, float]:
+    path = directory.path / "scores.csv"
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if int(row["step"]) == step]
+    return {k: float(v) for k, v in rows[-1].items() if k != "step"} if rows else {}
+
+
+def _name(folder: str) -> str:
+    return Path(folder).resolve().name

@@ -1,0 +1,49 @@
+"""Where a run's first weights come from."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from portraitmatting.checkpoint import load_model
+from portraitmatting.checkpoint.state_files import read_state
+from portraitmatting.errors import PortraitmattingError
+from portraitmatting.model import PortraitMatting
+from portraitmatting.training.imagenet import encoder_from_timm, is_timm_swin
+
+IMAGENET = "swin_tiny_patch4_window7_224.ms_in1k"
+
+
+def starting_model(start: str) -> PortraitMatting:
+    """The network that `TrainConfig.start` means: fresh, trained, or with timm's Swin-T inside."""
+    if start == "scratch":
+        return PortraitMatting()
+    if start == "default":
+        return load_model()
+    if start == "imagenet":
+        return _with_encoder(_download())
+    if not Path(start).is_file():
+        raise PortraitmattingError(
+            f"start {start!r}: expected scratch, default, imagenet or the path of a checkpoint"
+        )
+    state, _ = read_state(Path(start))
+    return _with_encoder(state) if is_timm_swin(state) else load_model(Path(start))
+
+
+def _with_encoder(state: Mapping[str, Tensor]) -> PortraitMatting:
+    model = PortraitMatting()
+    model.encoder.load_state_dict(encoder_from_timm(state, model.encoder.state_dict()))
+    return model
+
+
+def _download() -> dict[str, Tensor]:
+    import timm
+
+    try:
+        state: dict[str, Tensor] = timm.create_model(IMAGENET, pretrained=True).state_dict()
+        return state
+    except Exception as error:  # the hub's client raises kinds of its own, which may change
+        raise PortraitmattingError(
+            f"timm's {IMAGENET} could not be downloaded ({str(error).splitlines()[0]}): "
+            "fetch the file elsewhere and give its path as start"
+        ) from error
