@@ -31,7 +31,18 @@ _HOME = {
     "write_image": "images",
 }
 
-__all__ = list(_HOME)
+__all__ = [
+    "Matte",
+    "ModelConfig",
+    "PortraitMatting",
+    "PortraitmattingError",
+    "Predictor",
+    "composite",
+    "estimate_foreground",
+    "load_model",
+    "read_image",
+    "write_image",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
 def run(main: Callable[[], int]) -> NoReturn:
-    """Call `main` and exit with its code; a user's mistake becomes one line on stderr, and exit code 2."""
+    """Call `main` and exit with its code; a user's mistake becomes one line and exit code 2."""
     try:
         code = main()
         sys.stdout.flush()
@@ -36,5 +36,5 @@ def one_line(text: str) -> str:
 
 
 def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """The named options that the user gave, so that each default lives in the called signature only."""
+    """The named options that the user gave: defaults live in the called signature only."""
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}

@@ -14,7 +14,7 @@ def upsample2(x: Tensor) -> Tensor:
 
 
 class Fusion(nn.Module):
-    """A 1x1 convolution over the given maps side by side, then Swin blocks: to (B, channels, H, W)."""
+    """Maps side by side through a 1x1 convolution and Swin blocks: to (B, channels, H, W)."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Fusion(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The encoder's maps with the pyramid's in place of the last one, to (B, `channels`, H/2, W/2)."""
+    """The encoder's maps, the pyramid's in place of the last, to (B, `channels`, H/2, W/2)."""
 
     def __init__(
         self,

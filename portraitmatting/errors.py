@@ -2,7 +2,7 @@
 
 
 class PortraitmattingError(ValueError):
-    """Base of all errors raised on purpose; command lines print it as one line, without traceback."""
+    """Base of all errors raised on purpose; command lines print it as one line."""
 
 
 class ImageError(PortraitmattingError):

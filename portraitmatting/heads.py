@@ -56,7 +56,7 @@ class AlphaHead(nn.Module):
 
 
 def fuse(alpha: Tensor, trimap_logits: Tensor) -> Tensor:
-    """Raw alpha (B, 1, H, W) and trimap logits (B, 3, H, W) to a float32 matte (B, 1, H, W) in [0, 1].
+    """Raw alpha (B, 1, H, W) and trimap logits (B, 3, H, W) to a matte in [0, 1], float32.
 
     The clamped alpha where the trimap says unknown, exactly 1 in its foreground, exactly 0 in its
     background.

@@ -1,4 +1,4 @@
-"""Pyramid pooling (Zhao et al., CVPR 2017): the scene at four scales beside the encoder's last map."""
+"""Pyramid pooling (Zhao et al., CVPR 2017): the scene at four scales beside the last map."""
 
 from collections.abc import Sequence
 

@@ -1,9 +1,9 @@
 """Swin blocks (Liu et al., ICCV 2021) padded as Portraitmatting pads them.
 
-Parts come from timm: the attention's parameters, the MLP, stochastic depth and patch merging. Only the
-way through a block is ours, since timm rolls a map before it pads it, and shrinks the window on small
-maps. Here a map is padded at the bottom and right to whole windows first, then rolled, and the
-window never changes; wherever a map is not a multiple of the window the two differ by far more
+Parts come from timm: the attention's parameters, the MLP, stochastic depth and patch merging. Only
+the way through a block is ours, since timm rolls a map before it pads it, and shrinks the window on
+small maps. Here a map is padded at the bottom and right to whole windows first, then rolled, and
+the window never changes; wherever a map is not a multiple of the window the two differ by far more
 than rounding.
 """
 

@@ -12,7 +12,15 @@ from torch import Tensor
 GOLDEN = Path(__file__).parent / "golden" / "author_network.npz"
 _SLOPES = {
     f"{layer}.weight"
-    for layer in ("start_conv.1", "start_conv.3", "conv5.1", "conv5.3", "conv5.5", "convo.1", "convo.3")
+    for layer in (
+        "start_conv.1",
+        "start_conv.3",
+        "conv5.1",
+        "conv5.3",
+        "conv5.5",
+        "convo.1",
+        "convo.3",
+    )
 }
 
 

@@ -171,7 +171,10 @@ class Pyramid(nn.Module):
         size = x.shape[-2:]
         return torch.cat(
             [x]
-            + [F.interpolate(f(small), size, mode="bilinear", align_corners=False) for f in self.features],
+            + [
+                F.interpolate(f(small), size, mode="bilinear", align_corners=False)
+                for f in self.features
+            ],
             dim=1,
         )
 
@@ -184,7 +187,10 @@ class PlainNetwork(nn.Module):
         c = c or ModelConfig()
         s, e, h = c.stem_channels, c.embed_dim, c.head_channels
         self.start_conv = nn.Sequential(
-            nn.Conv2d(3, s, 3, stride=2, padding=1), nn.PReLU(s), nn.Conv2d(s, s, 3, padding=1), nn.PReLU(s)
+            nn.Conv2d(3, s, 3, stride=2, padding=1),
+            nn.PReLU(s),
+            nn.Conv2d(s, s, 3, padding=1),
+            nn.PReLU(s),
         )
         self.trans = Swin(c)
         self.ppm = Pyramid(c)

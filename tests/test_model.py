@@ -47,7 +47,10 @@ def tiny_pair():
 
 @settings(max_examples=25, deadline=None)
 @given(
-    rows=st.integers(1, 15), columns=st.integers(1, 15), batch=st.integers(1, 3), seed=st.integers(0)
+    rows=st.integers(1, 15),
+    columns=st.integers(1, 15),
+    batch=st.integers(1, 3),
+    seed=st.integers(0),
 )
 def test_equals_the_plain_network_at_any_size(tiny_pair, rows, columns, batch, seed):
     ours, plain = tiny_pair
@@ -111,7 +114,9 @@ def test_copies_and_channels_last_agree(tiny_model):
     twin = copy.deepcopy(tiny_model).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         for mine, theirs in zip(
-            tiny_model(images), twin(images.contiguous(memory_format=torch.channels_last)), strict=True
+            tiny_model(images),
+            twin(images.contiguous(memory_format=torch.channels_last)),
+            strict=True,
         ):
             torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 

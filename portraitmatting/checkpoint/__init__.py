@@ -19,9 +19,9 @@ from torch import Tensor
 
 from portraitmatting.atomic import atomic_path
 from portraitmatting.checkpoint.author_keys import from_author_keys, is_author_state
+from portraitmatting.checkpoint.state_files import read_state
 from portraitmatting.errors import CheckpointError
 from portraitmatting.model import ModelConfig, PortraitMatting
-from portraitmatting.checkpoint.state_files import read_state
 
 DEFAULT = "portraitmatting_swint"
 FOLDER_VARIABLE = "PORTRAITMATTING_CHECKPOINTS"
@@ -79,9 +79,12 @@ def load_model(
 
 
 def save_checkpoint(
-    path: str | os.PathLike[str], model: PortraitMatting, info: CheckpointInfo, storage: str = "fp32"
+    path: str | os.PathLike[str],
+    model: PortraitMatting,
+    info: CheckpointInfo,
+    storage: str = "fp32",
 ) -> None:
-    """Write `model` atomically as one of our checkpoints, its weights stored as "fp32" or "fp16"."""
+    """Write `model` atomically as one of our checkpoints, stored as "fp32" or "fp16"."""
     if storage not in STORAGE:
         raise CheckpointError(f"storage {storage!r}: expected one of {', '.join(STORAGE)}")
     state = {
@@ -96,6 +99,28 @@ def save_checkpoint(
             save_file(state, temporary, {_METADATA_KEY: text})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be written ({error})") from None
+
+
+def describe(source: str | os.PathLike[str] | None = None) -> dict[str, str]:
+    """What a checkpoint is, and what it says of itself; raises as `load_model` does."""
+    path, _ = locate(source)
+    info = load_model(source).checkpoint
+    assert info is not None
+    state, _ = read_state(path)
+    stored = sorted({str(value.dtype).removeprefix("torch.") for value in state.values()})
+    listed = known_sums(path.parent).get(path.name) == sha256(path)
+    facts = {
+        "file": path.name,
+        "size": f"{path.stat().st_size / 1e6:.1f} MB",
+        "sha256": f"{sha256(path)} ({f'as listed in {SUMS}' if listed else 'not listed'})",
+        "parameters": f"{sum(v.numel() for v in state.values() if v.is_floating_point()):,}",
+        "stored as": ", ".join(stored),
+        "origin": info.origin,
+        "licence": info.licence,
+        "working short side": f"{info.working_short_side} px",
+        "precision": info.precision,
+    }
+    return facts | {key.replace("_", " "): str(value) for key, value in info.facts.items()}
 
 
 def locate(source: str | os.PathLike[str] | None = None) -> tuple[Path, str | None]:
@@ -181,9 +206,7 @@ def _check_fit(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
             for key in expected
             if key in state and state[key].shape != expected[key].shape
         ],
-        "not finite": [
-            k for k in expected if k in state and not state[k].isfinite().all()
-        ],
+        "not finite": [k for k in expected if k in state and not state[k].isfinite().all()],
     }
     said = [
         f"{len(keys)} tensors {what} ({', '.join(keys[:2])}{', ...' if len(keys) > 2 else ''})"

@@ -1,8 +1,7 @@
-"""`python -m portraitmatting.checkpoint convert|info|verify`: checkpoint files from the command line."""
+"""`python -m portraitmatting.checkpoint convert|info|verify`: checkpoints on the command line."""
 
 import argparse
 import json
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ from portraitmatting.checkpoint import (
     SUMS,
     CheckpointInfo,
     checkpoints_folder,
+    describe,
     known_sums,
     load_model,
     locate,
     save_checkpoint,
     sha256,
 )
-from portraitmatting.checkpoint.state_files import read_state
 from portraitmatting.cli import FAILED, given, run
 from portraitmatting.errors import CheckpointError, PortraitmattingError
 
@@ -74,25 +73,6 @@ def _info(described: dict[str, Any], path: Path | None) -> CheckpointInfo:
     )
 
 
-def describe(source: str | None) -> str:
-    """What a checkpoint is and says of itself, one fact per line."""
-    path, listed = locate(source)
-    model = load_model(source)
-    assert model.checkpoint is not None
-    state, _ = read_state(path)
-    stored = sorted({str(value.dtype).removeprefix("torch.") for value in state.values()})
-    lines: dict[str, Any] = {
-        "file": path,
-        "size": f"{path.stat().st_size / 1e6:.1f} MB",
-        "sha256": f"{sha256(path)} ({f'as listed in {SUMS}' if listed else 'not listed'})",
-        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
-        "stored as": ", ".join(stored),
-    }
-    said = asdict(replace(model.checkpoint, facts={})) | model.checkpoint.facts
-    lines |= {key.replace("_", " "): value for key, value in said.items() if value != {}}
-    return "\n".join(f"{key + ':':<20}{value}" for key, value in lines.items())
-
-
 def verify(source: str | None) -> str:
     """Load a checkpoint and run it once; raises `CheckpointError` if anything is wrong with it."""
     path, _ = locate(source)
@@ -126,12 +106,16 @@ def main() -> int:
     if options.command == "convert":
         chosen = given(options, "storage", "facts", "overwrite")
         convert(options.source, options.destination, **chosen)
-        print(describe(str(options.destination)))
+        print(_table(options.destination))
     elif options.command == "info":
-        print("\n\n".join(describe(source) for source in options.sources or [None]))
+        print("\n\n".join(_table(source) for source in options.sources or [None]))
     else:
         return _verify_all(options.sources)
     return 0
+
+
+def _table(source: str | Path | None) -> str:
+    return "\n".join(f"{name + ':':<20}{value}" for name, value in describe(source).items())
 
 
 def _verify_all(sources: list[str]) -> int:

@@ -1,6 +1,7 @@
-"""Read a file of weights, whatever wrote it, and say plainly what is wrong with it if it is not one."""
+"""Read a file of weights, whatever wrote it, or say plainly what is wrong with it."""
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,7 +50,7 @@ def _describe(head: bytes) -> str:
     if text.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the weights: run `git lfs pull`"
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-        return "a web page, not the weights: the download link led to a page; download it in a browser"
+        return "a web page, not the weights: open the download link in a browser"
     return "neither safetensors nor a PyTorch checkpoint: download it again and check its sha256"
 
 
@@ -66,7 +67,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickle protocols: the error says it all
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "weights_only" not in str(error) and "Weights only" not in str(error):
             raise _truncated(path) from None

@@ -1,0 +1,310 @@
+"""Checkpoints: what loads, what is refused, and with which words."""
+
+import json
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from conftest import ROOT
+from golden_weights import picture
+from portraitmatting import PortraitMatting, load_model
+from portraitmatting.checkpoint import (
+    AUTHOR,
+    FOLDER_VARIABLE,
+    SUMS,
+    CheckpointInfo,
+    describe,
+    known_sums,
+    save_checkpoint,
+    sha256,
+)
+from portraitmatting.checkpoint.__main__ import convert, verify
+from portraitmatting.checkpoint.author_keys import from_author_keys
+from portraitmatting.errors import CheckpointError
+
+INFO = CheckpointInfo("made for a test", "none", 64, facts={"data": "none, naïve"})
+
+
+@pytest.fixture
+def ours(tmp_path, tiny_model):
+    path = tmp_path / "tiny.safetensors"
+    save_checkpoint(path, tiny_model, INFO)
+    return path
+
+
+def test_round_trip_keeps_weights_config_and_info(ours, tiny_model):
+    model = load_model(ours)
+    assert model.config == tiny_model.config
+    assert model.checkpoint == INFO
+    assert not model.training
+    for key, value in tiny_model.state_dict().items():
+        assert torch.equal(value, model.state_dict()[key])
+
+
+def test_same_weights_make_the_same_file(ours, tmp_path, tiny_model):
+    save_checkpoint(tmp_path / "again.safetensors", tiny_model, INFO)
+    assert sha256(ours) == sha256(tmp_path / "again.safetensors")
+
+
+def test_half_precision_storage_loads_as_fp32(tmp_path, tiny_model):
+    path = tmp_path / "half.safetensors"
+    save_checkpoint(path, tiny_model, INFO, storage="fp16")
+    model = load_model(path)
+    for key, value in model.state_dict().items():
+        assert value.dtype in (torch.float32, torch.int64)
+        torch.testing.assert_close(value, tiny_model.state_dict()[key], atol=1e-3, rtol=1e-3)
+
+
+WRAPPINGS = {
+    "plain": lambda state: state,
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3},
+    "model": lambda state: {"model": state},
+    "ema": lambda state: {"ema": {f"module.{k}": v for k, v in state.items()}, "optimizer": {}},
+    "nested": lambda state: {"model": {"state_dict": state}},
+    "prefixed": lambda state: {f"module.{k}": v for k, v in state.items()},
+    "half": lambda state: {k: v.half() if v.is_floating_point() else v for k, v in state.items()},
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_the_authors_file_loads_in_any_wrapping(tmp_path, author_state, golden_model, wrapping):
+    path = tmp_path / "author.ckpt"
+    torch.save(WRAPPINGS[wrapping](author_state), path)
+    model = load_model(path)
+    assert model.checkpoint == AUTHOR
+    if wrapping != "half":
+        with torch.inference_mode():
+            assert torch.equal(model(picture(32, 32)).alpha, golden_model(picture(32, 32)).alpha)
+
+
+def test_averaged_weights_win_over_plain_ones(tmp_path, author_state):
+    averaged = {k: v + 1 if v.is_floating_point() else v for k, v in author_state.items()}
+    torch.save({"model": author_state, "ema": averaged}, tmp_path / "both.pth")
+    loaded = load_model(tmp_path / "both.pth").state_dict()
+    key = "encoder.stem.0.weight"
+    assert torch.equal(loaded[key], averaged["start_conv.0.weight"])
+
+
+def test_an_old_style_pickle_loads(tmp_path, author_state):
+    path = tmp_path / "old.pth"
+    torch.save(author_state, path, _use_new_zipfile_serialization=False)
+    assert load_model(path).checkpoint == AUTHOR
+
+
+def test_the_authors_keys_in_safetensors_load(tmp_path, author_state):
+    path = tmp_path / "author.safetensors"
+    save_file(author_state, path)
+    assert load_model(path).checkpoint == AUTHOR
+
+
+def test_every_author_key_is_translated_or_dropped(author_state):
+    ours = from_author_keys(author_state)
+    assert ours.keys() == PortraitMatting().state_dict().keys()
+    dropped = [key for key in author_state if key.endswith("relative_position_index")]
+    assert len(ours) + len(dropped) == len(author_state) == 416
+
+
+class Malicious:
+    def __reduce__(self):
+        return print, ("this code must never run",)
+
+
+def spoil_html(path):
+    path.write_bytes(b"\n<!DOCTYPE html><html>quota exceeded</html>")
+
+
+def spoil_lfs(path):
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+
+
+def spoil_empty(path):
+    path.write_bytes(b"")
+
+
+def spoil_noise(path):
+    path.write_bytes(bytes(range(1, 200)))
+
+
+def spoil_truncated_pickle(path):
+    torch.save({"a": torch.rand(1000)}, path)
+    path.write_bytes(path.read_bytes()[:-900])
+
+
+def spoil_truncated_old_pickle(path):
+    torch.save({"a": torch.rand(1000)}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes()[:-900])
+
+
+def spoil_truncated_safetensors(path):
+    save_file({"a": torch.rand(1000)}, path)
+    path.write_bytes(path.read_bytes()[:-900])
+
+
+def spoil_code(path):
+    torch.save({"state_dict": {"start_conv.0.weight": Malicious()}}, path)
+
+
+def spoil_code_in_plain_pickle(path):
+    path.write_bytes(pickle.dumps(Malicious()))
+
+
+def spoil_other_network(path):
+    torch.save({"layer.weight": torch.rand(2, 2)}, path)
+
+
+def spoil_no_weights(path):
+    torch.save({"epoch": 3, "args": "x"}, path)
+
+
+def spoil_list(path):
+    torch.save([1, 2], path)
+
+
+def spoil_folder(path):
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (spoil_html, "web page"),
+        (spoil_lfs, "git lfs pull"),
+        (spoil_empty, "empty"),
+        (spoil_noise, "neither safetensors nor"),
+        (spoil_truncated_pickle, "damaged or truncated"),
+        (spoil_truncated_old_pickle, "damaged or truncated"),
+        (spoil_truncated_safetensors, "damaged or truncated"),
+        (spoil_code, "could run code"),
+        (spoil_code_in_plain_pickle, "could run code"),
+        (spoil_other_network, "not a Portraitmatting checkpoint"),
+        (spoil_no_weights, "no weights found"),
+        (spoil_list, "no weights found"),
+        (spoil_folder, "a folder"),
+        (lambda path: None, "no such file"),
+    ],
+)
+def test_what_is_no_checkpoint_is_named(tmp_path, capfd, spoil, said):
+    path = tmp_path / "weights.ckpt"
+    spoil(path)
+    with pytest.raises(CheckpointError, match=said) as caught:
+        load_model(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "must never run" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda s: s.pop("conv5.0.bias"), r"1 tensors missing \(alpha_head.coarse.0.bias\)"),
+        (lambda s: s.update({"extra.weight": torch.ones(1)}), "unknown key 'extra.weight'"),
+        (
+            lambda s: s.update({"ppm.comp.bias": torch.ones(5)}),
+            r"ppm.reduce.bias \(5,\) instead of \(256,\)",
+        ),
+        (lambda s: s["convo.4.bias"].fill_(float("nan")), "not finite"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path, author_state, change, said):
+    state = {key: value.clone() for key, value in author_state.items()}
+    change(state)
+    torch.save(state, tmp_path / "author.pth")
+    with pytest.raises(CheckpointError, match=said):
+        load_model(tmp_path / "author.pth")
+
+
+@pytest.mark.parametrize("text", ["{", '{"config": {"unheard": 1}}', "[]", '{"origin": "x"}'])
+def test_metadata_of_another_version_is_named(tmp_path, tiny_model, text):
+    save_file(tiny_model.state_dict(), tmp_path / "x.safetensors", {"portraitmatting": text})
+    with pytest.raises(CheckpointError, match="metadata cannot be understood"):
+        load_model(tmp_path / "x.safetensors")
+
+
+def test_names_are_looked_up_where_the_variable_says_and_verified(ours, monkeypatch):
+    monkeypatch.setenv(FOLDER_VARIABLE, str(ours.parent))
+    assert load_model("tiny").checkpoint == INFO
+    table = ours.parent / SUMS
+    table.write_text(f"{sha256(ours)}  tiny.safetensors\n")
+    load_model("tiny")
+    table.write_text(f"{'0' * 64}  tiny.safetensors\n")
+    with pytest.raises(CheckpointError, match="damaged or another version"):
+        load_model("tiny")
+    with pytest.raises(CheckpointError, match=r"no checkpoint named 'large' .*there: tiny"):
+        load_model("large")
+
+
+def test_writing_is_atomic(ours, tiny_model, monkeypatch):
+    before = ours.read_bytes()
+
+    def full(state, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("portraitmatting.checkpoint.save_file", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        save_checkpoint(ours, tiny_model, INFO)
+    assert ours.read_bytes() == before
+    assert list(ours.parent.iterdir()) == [ours]
+
+
+def test_convert_info_verify(tmp_path, author_state, golden_model):
+    source, target = tmp_path / "author.pth", tmp_path / "ours.safetensors"
+    torch.save({"state_dict": author_state}, source)
+    facts = {
+        "licence": "L",
+        "working_short_side": 320,
+        "made": "today",
+        "start": "scratch",
+        "data": "D",
+    }
+    (tmp_path / "facts.json").write_text(json.dumps(facts))
+    info = convert(source, target, storage="fp32", facts=tmp_path / "facts.json")
+    assert info == CheckpointInfo("today. Start: scratch", "L", 320, facts={"data": "D"})
+    assert load_model(target).checkpoint == info
+    with torch.inference_mode():
+        assert torch.equal(
+            load_model(target)(picture(32, 32)).alpha, golden_model(picture(32, 32)).alpha
+        )
+    with pytest.raises(CheckpointError, match="--overwrite"):
+        convert(source, target)
+    described = describe(target)
+    assert described["parameters"] == "35,439,340" and "not listed" in described["sha256"]
+    assert (described["stored as"], described["data"]) == ("float32", "D")
+    assert "good" in verify(str(target))
+    target.write_bytes(target.read_bytes()[:-4])
+    with pytest.raises(CheckpointError, match="truncated"):
+        verify(str(target))
+
+
+def test_facts_must_belong_to_the_file(tmp_path, ours):
+    facts = {"licence": "L", "working_short_side": 320, "made": "m", "start": "s", "sha256": "0"}
+    (tmp_path / "facts.json").write_text(json.dumps(facts))
+    with pytest.raises(CheckpointError, match="not the one that"):
+        convert(ours, tmp_path / "new.safetensors", facts=tmp_path / "facts.json")
+    assert not (tmp_path / "new.safetensors").exists()
+
+
+def test_the_command_line_ends_in_one_line(tmp_path):
+    call = [sys.executable, "-m", "portraitmatting.checkpoint", "info", str(tmp_path / "none.pth")]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path / 'none.pth'}: no such file\n"
+
+
+def test_the_default_checkpoint_is_the_one_listed_and_described():
+    path = ROOT / "checkpoints" / "portraitmatting_swint.safetensors"
+    assert known_sums(path.parent)[path.name] == sha256(path)
+    assert path.stat().st_size < 75e6
+    with safe_open(path, framework="pt") as file:
+        described = json.loads(file.metadata()["portraitmatting"])
+    assert {"config", "working_short_side", "precision", "origin", "licence"} <= described.keys()
+    model = load_model()
+    assert model.checkpoint is not None
+    assert model.checkpoint.working_short_side % 32 == 0
+    assert replace(model.checkpoint, facts={}).licence.startswith("academic use only")
