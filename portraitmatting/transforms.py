@@ -55,7 +55,7 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
 def to_tensor(image: np.ndarray, size: tuple[int, int]) -> Tensor:
     """HxWx3 as `as_rgb` gives it, to a float32 tensor 3xhxw in [0, 1] of `size` (h, w)."""
     resized = _resize(image, size)
-    tensor = torch.from_numpy(np.ascontiguousarray(resized)).permute(2, 0, 1)
+    tensor = torch.from_numpy(np.require(resized, requirements="CW")).permute(2, 0, 1)
     return tensor.to(torch.float32).div_(peak(image.dtype)).clamp_(0, 1)
 
 
