@@ -3,17 +3,18 @@
 import copy
 
 import torch
-from torch import nn
+
+from portraitmatting.model import PortraitMatting
 
 
 class MovingAverage:
     """`model` is a copy of the given network, in eval mode, whose weights trail its."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: PortraitMatting) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, model: nn.Module, decay: float) -> None:
+    def update(self, model: PortraitMatting, decay: float) -> None:
         """Average = decay * average + (1 - decay) * weights; what is not a float is copied."""
         ours, theirs = self.model.state_dict(), model.state_dict()
         for name, value in theirs.items():

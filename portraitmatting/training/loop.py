@@ -6,7 +6,7 @@ It knows nothing of the network's insides: names of modules stand in `parts` and
 import json
 import os
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -84,7 +84,7 @@ class Trainer:
             if config.validation
             else None
         )
-        model = model.to(precision.device, memory_format=torch.channels_last)
+        model = model.to(precision.device).to(memory_format=torch.channels_last)
         freeze(model, config.rates)
         self.average = MovingAverage(model)
         self.supervised = Supervised(model, STAGES).to(precision.device).train()
@@ -183,7 +183,7 @@ class Trainer:
         self.scaler.scale(losses["total"]).backward()
         return {name: value.detach() for name, value in losses.items()}
 
-    def _unsynced(self):  # type: ignore[no-untyped-def]
+    def _unsynced(self) -> AbstractContextManager[None]:
         """Gradients are averaged over the processes once per step, with the last piece."""
         return (
             self.network.no_sync()

@@ -13,6 +13,7 @@ RUN/failed_batch_0.pt       the batch that a run stopped at because a number was
 import csv
 import json
 import os
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ class RunDirectory:
         """One of the .pt files of a run, on the CPU."""
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError) as error:
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
             raise PortraitmattingError(
                 f"{path}: cannot be read ({str(error).splitlines()[0]})"
             ) from None

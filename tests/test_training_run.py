@@ -1,0 +1,313 @@
+"""A run from its first step to its checkpoint, and everything that may interrupt it."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training_scenes import photo_folder, recipe, tiny_checkpoint
+
+from portraitmatting import cli
+from portraitmatting.errors import PortraitmattingError
+from portraitmatting.model import ModelConfig, PortraitMatting
+from portraitmatting.train import main
+from portraitmatting.training import run_directory
+from portraitmatting.training.config import config_from_dict
+from portraitmatting.training.loop import train
+from portraitmatting.training.run_directory import RunDirectory
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    return photo_folder(tmp_path / "photos")
+
+
+@pytest.fixture
+def start(tmp_path) -> str:
+    return str(tiny_checkpoint(tmp_path / "tiny.safetensors"))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def final(run: Path) -> dict:
+    state = RunDirectory(run).latest()
+    assert state is not None
+    return state
+
+
+def assert_identical(one: dict, two: dict) -> None:
+    """Bit for bit: weights, average, coarse heads, optimiser, step."""
+    assert one["step"] == two["step"] and one["best"] == two["best"]
+    for part in ("model", "ema", "coarse"):
+        assert one[part].keys() == two[part].keys()
+        for name, value in one[part].items():
+            assert torch.equal(value, two[part][name]), name
+    for key, moments in one["optimiser"]["state"].items():
+        for name, value in moments.items():
+            assert torch.equal(value, two["optimiser"]["state"][key][name])
+
+
+def numbers(table: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in table]
+
+
+def toml(path: Path, values: dict) -> Path:
+    lines = [f"{k} = {json.dumps(v)}" for k, v in values.items() if k != "data"]
+    for source in values["data"]:
+        lines += ["[[data]]", *(f"{k} = {json.dumps(v)}" for k, v in source.items())]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_the_tiny_network_learns_one_portrait_by_heart(tmp_path):
+    photos = photo_folder(tmp_path / "one", count=1, height=64, width=64)
+    still = dict.fromkeys(
+        ("close_up", "flip", "rotation", "aspect", "colour", "grey", "blur", "noise", "jpeg"), 0
+    )
+    config = config_from_dict(
+        recipe(
+            photos,
+            steps=150,
+            sizes=[[0.0, 64]],
+            learning_rate=1e-2,
+            ema=0.9,
+            augment=still,
+            validation=str(photos),
+            validate_every=150,
+            save_every=150,
+        )
+    )
+    torch.manual_seed(0)
+    train(tmp_path / "run", config, PortraitMatting(ModelConfig.tiny()))
+    before, after = rows(tmp_path / "run" / "scores.csv")
+    assert float(before["MAD"]) > 0.2
+    assert float(after["MAD"]) < 0.03
+    assert float(after["IoU"]) > 0.95
+    log = rows(tmp_path / "run" / "log.csv")
+    assert float(log[-1]["total"]) < 0.3 * float(log[0]["total"])
+
+
+def test_a_run_leaves_what_its_directory_promises(tmp_path, photos, start):
+    config = config_from_dict(
+        recipe(photos, start=start, validation=str(photos), validate_every=2, pictures=1)
+    )
+    run = tmp_path / "run"
+    train(run, config)
+    assert RunDirectory(run).config() == config
+    assert [row["step"] for row in rows(run / "log.csv")] == ["1", "2", "3", "4"]
+    assert [row["step"] for row in rows(run / "scores.csv")] == ["0", "2", "4"]
+    assert [p.name for p in RunDirectory(run).checkpoints()] == ["000003.pt", "000004.pt"]
+    assert [p.name for p in (run / "mattes" / "000004").iterdir()] == ["p0.png"]
+    assert len(rows(run / "validation" / "000004.csv")) == 4
+    scores = {row["step"]: float(row["MAD"]) for row in rows(run / "scores.csv")}
+    best = RunDirectory.read(run / "best.pt")
+    assert scores[str(best["step"])] == min(scores.values()) == best["scores"]["MAD"]
+
+
+def test_killed_and_resumed_gives_the_same_bits(tmp_path, photos, start):
+    """SIGKILL in the middle of a real process; validation, EMA, drop-out and log included."""
+    values = recipe(photos, start=start, steps=12, validation=str(photos), validate_every=4)
+    values |= {"accumulate": 2, "save_every": 2}
+    config = toml(tmp_path / "recipe.toml", values)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(whole, config_from_dict(values))
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "portraitmatting.train", "run", broken, "--config", config],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+    )
+    log = broken / "log.csv"
+    while process.poll() is None and (not log.is_file() or log.read_text().count("\n") < 6):
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert final(broken)["step"] < 12
+
+    assert main(["run", str(broken), "--resume"]) == 0
+    assert_identical(final(whole), final(broken))
+    for table in ("log.csv", "scores.csv", "validation/000012.csv"):
+        assert numbers(rows(whole / table)) == numbers(rows(broken / table))
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 3])
+def test_resuming_after_any_step_gives_the_same_bits(tmp_path, photos, start, stop_at, monkeypatch):
+    config = config_from_dict(recipe(photos, start=start, save_every=2, steps=5))
+    train(tmp_path / "whole", config)
+    append = RunDirectory.append
+
+    def power_cut(self, table, row):
+        append(self, table, row)
+        if row["step"] == stop_at + 1:
+            raise SystemExit
+
+    monkeypatch.setattr(RunDirectory, "append", power_cut)
+    with pytest.raises(SystemExit):
+        train(tmp_path / "broken", config)
+    monkeypatch.setattr(RunDirectory, "append", append)
+    train(tmp_path / "broken")
+    assert_identical(final(tmp_path / "whole"), final(tmp_path / "broken"))
+
+
+def test_other_numbers_of_threads_change_no_bit(tmp_path, photos, start):
+    for threads in (1, 3):
+        train(tmp_path / str(threads), config_from_dict(recipe(photos, start=start, threads=threads)))
+    assert_identical(final(tmp_path / "1"), final(tmp_path / "3"))
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path, photos):
+    results = []
+    for pieces in (1, 2, 4):
+        torch.manual_seed(0)
+        model = without_dropout(PortraitMatting(ModelConfig.tiny()))
+        train(
+            tmp_path / str(pieces),
+            config_from_dict(recipe(photos, batch_size=4, steps=1, accumulate=pieces)),
+            model,
+        )
+        log = rows(tmp_path / str(pieces) / "log.csv")[0]
+        results.append([float(log[k]) for k in ("total", "gradient")])
+    np.testing.assert_allclose(results[1:], [results[0]] * 2, rtol=1e-4)
+
+
+def without_dropout(model: PortraitMatting) -> PortraitMatting:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def test_frozen_parts_stay_and_others_move(tmp_path, photos, start):
+    rates = {"stem": 0, "stage1": 0, "ppm": 0.5}
+    train(tmp_path / "run", config_from_dict(recipe(photos, start=start, rates=rates, steps=2)))
+    from portraitmatting.checkpoint import load_model
+    from portraitmatting.training.parts import part_of
+
+    before, after = load_model(start).state_dict(), final(tmp_path / "run")["model"]
+    moved = {part_of(n) for n, v in before.items() if not torch.equal(v, after[n])}
+    assert moved == {"stage2", "stage3", "stage4", "ppm", "decoder", "heads"}
+
+
+def test_not_a_number_stops_before_the_weights_and_keeps_the_batch(tmp_path, photos):
+    torch.manual_seed(0)
+    model = PortraitMatting(ModelConfig.tiny())
+    with torch.no_grad():
+        model.trimap_head.layers[-1].bias[0] = math.inf
+    with pytest.raises(PortraitmattingError, match=r"step 0: not finite: trimap, .*batch is in") as e:
+        train(tmp_path / "run", config_from_dict(recipe(photos)), model)
+    assert "\n" not in str(e.value)
+    batch = torch.load(tmp_path / "run" / "failed_batch_0.pt", weights_only=True)
+    assert batch["image"].shape[0] == batch["alpha"].shape[0] == len(batch["names"]) == 2
+    assert RunDirectory(tmp_path / "run").latest() is None
+
+
+@pytest.mark.parametrize("fails", ["save", "fsync"])
+def test_a_full_disk_loses_no_earlier_checkpoint(tmp_path, photos, start, fails, monkeypatch):
+    run, real = tmp_path / "run", torch.save
+    monkeypatch.setattr(run_directory.torch, "save", lambda content, file: full(content, file))
+    saves = []
+
+    def full(content, file):
+        saves.append(content["step"])
+        real(content, file)
+        if len(saves) == 3:
+            if fails == "save":
+                raise OSError(28, "No space left on device")
+            monkeypatch.setattr(run_directory.os, "fsync", no_space)
+
+    def no_space(_):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(PortraitmattingError, match="No space left on device.*000002.pt is kept"):
+        train(run, config_from_dict(recipe(photos, start=start, steps=5)))
+    assert [p.name for p in RunDirectory(run).checkpoints()] == ["000001.pt", "000002.pt"]
+    assert not [p for p in (run / "checkpoints").iterdir() if p.name.startswith(".")]
+
+    monkeypatch.undo()
+    train(run)
+    train(tmp_path / "whole", config_from_dict(recipe(photos, start=start, steps=5)))
+    assert_identical(final(run), final(tmp_path / "whole"))
+
+
+def test_a_real_write_limit_loses_no_earlier_checkpoint(tmp_path, photos, start):
+    """The kernel refuses the write in the middle of a file, as a full disk does."""
+    resource = pytest.importorskip("resource")
+    run, before = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(PortraitmattingError, match="cannot be written .*make room") as error:
+            train(run, config_from_dict(recipe(photos, start=start)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(error.value)
+    assert list((run / "checkpoints").iterdir()) == []
+
+
+def test_ctrl_c_saves_and_exits_130(tmp_path, photos, start, monkeypatch):
+    config = toml(tmp_path / "recipe.toml", recipe(photos, start=start, steps=50, save_every=50))
+    run, append = tmp_path / "run", RunDirectory.append
+
+    def press_ctrl_c(self, table, row):
+        append(self, table, row)
+        if row["step"] == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(RunDirectory, "append", press_ctrl_c)
+    with pytest.raises(SystemExit) as ended:
+        cli.run(lambda: main(["run", str(run), "--config", str(config)]))
+    assert ended.value.code == 130
+    assert final(run)["step"] == 2
+    assert [row["step"] for row in rows(run / "log.csv")] == ["1", "2"]
+
+
+def test_a_used_folder_is_refused_and_an_empty_one_has_nothing_to_resume(tmp_path, photos, start):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "diary.txt").write_text("dear")
+    with pytest.raises(PortraitmattingError, match="is not empty"):
+        train(tmp_path / "used", config_from_dict(recipe(photos, start=start)))
+    with pytest.raises(PortraitmattingError, match="holds no run"):
+        train(tmp_path / "nowhere")
+
+
+def test_a_wrong_recipe_leaves_no_run_behind(tmp_path, start):
+    with pytest.raises(PortraitmattingError, match="no such folder"):
+        train(tmp_path / "run", config_from_dict(recipe(tmp_path / "none", start=start)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_torn_last_row_is_written_again(tmp_path):
+    directory = RunDirectory(tmp_path)
+    for step in (1, 2, 3):
+        directory.append("log", {"step": step, "total": 0.5})
+    (tmp_path / "log.csv").open("a").write("12")
+    directory.forget_after(2)
+    assert [row["step"] for row in rows(tmp_path / "log.csv")] == ["1", "2"]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "000001.pt").write_bytes(b"PK not really")
+    with pytest.raises(PortraitmattingError, match=r"000001\.pt: cannot be read"):
+        RunDirectory(tmp_path).latest()
