@@ -1,7 +1,7 @@
 """Files appear whole or not at all."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,15 +14,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     On any error, Ctrl-C included, the temporary file is removed and `path` stays as it was. The
     suffix is kept, since some writers go by it. `OSError` is the caller's to explain.
     """
-    handle, name = tempfile.mkstemp(prefix=".", suffix=f".tmp{path.suffix}", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    # Not tempfile.mkstemp: its files are private, and to learn the permissions they should have had
+    # one has to change the umask, under the feet of other threads.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp{path.suffix}")
+    temporary.touch(exist_ok=False)
     try:
         yield temporary
-        # mkstemp makes files that only their owner may read; give them what open() would have.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

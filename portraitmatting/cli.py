@@ -1,6 +1,7 @@
 """What every command line here shares: exit codes, one-line errors, options without defaults."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 def run(main: Callable[[], int]) -> NoReturn:
     """Call `main` and exit with its code; a user's mistake becomes one line and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not fit its encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = main()
         sys.stdout.flush()

@@ -25,24 +25,27 @@ _CHOICES = "a colour (#rrggbb, #rgb or a name), blur, blur:0.05, chequer or a pi
 
 
 def composite(
-    foreground: NDArray[Any], alpha: NDArray[Any], background: NDArray[Any]
+    foreground: NDArray[Any],
+    alpha: NDArray[Any],
+    background: Background | NDArray[Any] | str,
+    image: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
-    """foreground HxWx3 over background HxWx3 by alpha HxW float in 0..1 -> HxWx3 of the
-    foreground's dtype (uint8 | uint16 | float in 0..1).
+    """foreground HxWx3 over a background by alpha HxW float in 0..1 -> HxWx3 of the foreground's
+    dtype (uint8 | uint16 | float in 0..1).
 
-    The background may have another dtype, and any shape that broadcasts to the foreground's.
+    `background` is whatever `as_background` takes. One that looks at the scene, as a blur does,
+    needs the picture itself as `image` (HxWx3); without it, it sees the foreground.
     alpha F + (1 - alpha) B in float, rounded last. Raises PortraitmattingError on other shapes
     or ranges.
     """
     weight = check_alpha(foreground, alpha)[..., None]
+    if not isinstance(background, np.ndarray) or background.shape != foreground.shape:
+        background = as_background(background)(foreground if image is None else image, alpha)
     front, back = to_unit(foreground, "foreground"), to_unit(background, "background")
-    try:
-        back = np.broadcast_to(back, front.shape)
-    except ValueError as error:
+    if back.shape != front.shape:
         raise PortraitmattingError(
-            f"background {back.shape} does not fit foreground {front.shape}: "
-            "composite.picture(background) crops and scales it"
-        ) from error
+            f"background {back.shape} does not fit foreground {front.shape}: give both one size"
+        )
     return to_depth(back + weight * (front - back), foreground.dtype)
 
 
@@ -170,6 +173,14 @@ def chequer(squares: int = 45) -> Background:
         return np.broadcast_to(tiles[..., None], image.shape)
 
     return background
+
+
+def as_background(value: Background | NDArray[Any] | str) -> Background:
+    """Text as `parse_background` takes it, a picture HxWx3 of any size, or a `Background` already.
+    Raises PortraitmattingError for other text and shapes."""
+    if isinstance(value, str):
+        return parse_background(value)
+    return picture(value) if isinstance(value, np.ndarray) else value
 
 
 def parse_background(text: str) -> Background:

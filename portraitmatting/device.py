@@ -8,27 +8,27 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device called `name`: "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:1", "mps".
+    """The device called `name`: "cpu", "cuda", "cuda:1", "mps", or "auto" for the best there is.
 
-    Only "auto" falls back; any other name raises `PortraitmattingError` if the device is not there.
+    Only "auto" falls back, from CUDA to MPS to the CPU; any other name raises
+    `PortraitmattingError` if the device is not there.
     """
     if name == "auto":
-        found = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device("mps" if found == "cpu" and torch.backends.mps.is_available() else found)
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
         raise PortraitmattingError(f"unknown device {name!r}: use auto, cpu, cuda or mps") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        reason = (
-            "this PyTorch is built without CUDA" if not torch.version.cuda else "no usable GPU found"
-        )
-        raise PortraitmattingError(f"device {name!r}: {reason}; use --device cpu or auto")
+        reason = "no usable GPU found" if torch.version.cuda else "this PyTorch has no CUDA"
+        raise PortraitmattingError(f"device {name!r}: {reason}; use cpu or auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise PortraitmattingError(f"device {name!r}: there are {count} GPUs, counted from 0")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise PortraitmattingError(f"device {name!r}: no Apple GPU here; use --device cpu or auto")
+        raise PortraitmattingError(f"device {name!r}: no Apple GPU found; use cpu or auto")
     if device.type not in ("cpu", "cuda", "mps"):
         raise PortraitmattingError(f"device {name!r} is not supported: use auto, cpu, cuda or mps")
     return device
@@ -54,3 +54,15 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+
+
+def describe_precision(dtype: torch.dtype) -> str:
+    """A dtype's name as `choose_precision` takes it."""
+    return next(name for name, known in PRECISIONS.items() if known == dtype)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether PyTorch means that the device, or for the CPU the machine, has no memory left."""
+    # MPS and the CPU say so in plain RuntimeErrors.
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

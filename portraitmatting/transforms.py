@@ -1,8 +1,17 @@
-"""From a picture to what the network reads, and from its mattes back to the picture's size."""
+"""From a picture to what the network reads, and from its mattes back to the picture's size.
+
+Pictures and mattes shrink by area averages (cubic interpolation would alias fine hair) and grow by
+cubic interpolation; arrays through OpenCV, tensors by the same formulas in PyTorch.
+"""
+
+from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from portraitmatting.depth import peak, to_unit
@@ -35,10 +44,11 @@ def network_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     return (short_side, long_side) if height <= width else (long_side, short_side)
 
 
-def as_rgb(image: np.ndarray) -> np.ndarray:
+def as_rgb(image: NDArray[Any]) -> NDArray[Any]:
     """`image` as HxWx3 of its own dtype: uint8, uint16, or float32 in [0, 1] (any float comes in).
 
     Takes HxW and HxWx1 grey and HxWx3 RGB; raises `PortraitmattingError` for anything else.
+    RGB integers come back as they are, not as a copy.
     """
     image = np.asarray(image)
     if image.ndim == 3 and image.shape[2] == 1:
@@ -46,28 +56,59 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     if image.ndim == 2:
         image = np.repeat(image[:, :, None], 3, axis=2)
     if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        hint = ": drop its alpha channel" if image.ndim == 3 and image.shape[2] == 4 else ""
         shape = "x".join(map(str, image.shape))
-        raise PortraitmattingError(f"expected an RGB (HxWx3) or grey (HxW) image, got {shape}{hint}")
+        raise PortraitmattingError(
+            f"expected an RGB (HxWx3) or grey (HxW) image, got {shape}{_way_out(image)}"
+        )
     return to_unit(image, "the image") if peak(image.dtype) == 1 else image
 
 
-def to_tensor(image: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """HxWx3 as `as_rgb` gives it, to a float32 tensor 3xhxw in [0, 1] of `size` (h, w)."""
-    resized = _resize(image, size)
-    tensor = torch.from_numpy(np.require(resized, requirements="CW")).permute(2, 0, 1)
-    return tensor.to(torch.float32).div_(peak(image.dtype)).clamp_(0, 1)
+def _way_out(image: NDArray[Any]) -> str:
+    if image.ndim == 3 and image.size and image.shape[2] == 4:
+        return ": drop its alpha channel"
+    if image.ndim == 3 and image.size and image.shape[0] in (1, 3):
+        return ": put the colours last"
+    return ""
 
 
-def to_source_size(matte: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A float32 matte hxw in [0, 1] to the source's `size` (H, W), still in [0, 1]."""
-    return _resize(matte, size).clip(0, 1)
+def to_tensor(image: NDArray[Any], size: tuple[int, int]) -> Tensor:
+    """HxWx3 as `as_rgb` gives it, to a new float32 tensor 3xhxw in [0, 1] of `size` (h, w)."""
+    resized = np.array(resize(image, size), np.float32, order="C")
+    return torch.from_numpy(resized).permute(2, 0, 1).div_(peak(image.dtype)).clamp_(0, 1)
 
 
-def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Area average to shrink (cubic would alias fine hair), cubic to enlarge."""
+def to_source_size(matte: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """A float32 matte hxw in [0, 1] to a new one of the source's `size` (H, W), still in [0, 1]."""
+    return resize(matte, size).clip(0, 1)
+
+
+def resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """HxW or HxWxC, uint8 | uint16 | float32, to `size` (h, w); floats may overshoot a little."""
     if image.shape[:2] == size:
         return image
-    shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    how = cv2.INTER_AREA if _shrinks(image.shape[:2], size) else cv2.INTER_CUBIC
     return cv2.resize(image, (size[1], size[0]), interpolation=how)
+
+
+def resize_tensor(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """`resize` for float tensors BxCxHxW on any device, to [0, 1]."""
+    height, width = images.shape[-2:]
+    if (height, width) == size:
+        return images
+    if not _shrinks((height, width), size):
+        return F.interpolate(images, size=size, mode="bicubic").clamp(0, 1)
+    rows, columns = _area_weights(height, size[0]), _area_weights(width, size[1])
+    return rows.to(images) @ images @ columns.to(images).T
+
+
+def _shrinks(source: Sequence[int], target: Sequence[int]) -> bool:
+    return target[0] * target[1] < source[0] * source[1]
+
+
+def _area_weights(source: int, target: int) -> Tensor:
+    """target x source: how much of each source pixel lies in each target pixel; rows sum to 1."""
+    edges = torch.linspace(0, source, target + 1, dtype=torch.float64)
+    pixels = torch.arange(source, dtype=torch.float64)
+    end = torch.minimum(edges[1:, None], pixels + 1)
+    begin = torch.maximum(edges[:-1, None], pixels)
+    return (end - begin).clamp(min=0) * (target / source)

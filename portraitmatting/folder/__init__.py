@@ -2,10 +2,8 @@
 
     plan = plan_folder("photos", "mattes", kinds=["alpha", "rgba"])
     summary = matte_folder(plan, Predictor(load_model()))
+
+`plan.plan_folder` settles what is read and written, `job.matte_folder` does it, `style.Style` says
+how results look. Nothing is imported here: a plan needs no PyTorch, so that a wrong call is
+answered at once.
 """
-
-from portraitmatting.folder.job import Summary, matte_folder
-from portraitmatting.folder.plan import KINDS, Plan, plan_folder
-from portraitmatting.folder.results import Style
-
-__all__ = ["KINDS", "Plan", "Style", "Summary", "matte_folder", "plan_folder"]

@@ -7,45 +7,46 @@ far ahead, so that memory is bounded whatever the folder's size.
 
 import errno
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from tqdm import tqdm
 
 from portraitmatting.cli import one_line
 from portraitmatting.decode import Picture
-from portraitmatting.errors import ImageError, PortraitmattingError
+from portraitmatting.errors import PortraitmattingError
 from portraitmatting.folder.journal import Journal, state_of
+from portraitmatting.folder.overlap import overlap
 from portraitmatting.folder.plan import Plan
-from portraitmatting.folder.results import Results, Style
+from portraitmatting.folder.style import Style
 from portraitmatting.images import read_image, write_image
 from portraitmatting.predictor import Matte, Predictor
 
 _NO_POINT_IN_GOING_ON = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
-Item = TypeVar("Item")
-Made = TypeVar("Made")
-
 
 @dataclass
 class Summary:
-    """What became of the pictures of a job."""
+    """What became of the pictures of a job. As text: for people, several lines."""
 
     done: int = 0
     skipped: int = 0
     """There from an earlier run, and unchanged."""
     failed: dict[Path, str] = field(default_factory=dict)
     """Picture, relative to the input folder, to the reason in one line."""
+    stopped: str = ""
+    """Why not every picture was tried, in one line: Ctrl-C, or an output disk that is full."""
     interrupted: bool = False
-    """Ctrl-C came; what was done until then is kept."""
+    """Ctrl-C it was."""
 
     def __str__(self) -> str:
-        counts = f"{self.done} done, {self.skipped} skipped, {len(self.failed)} failed"
-        return "\n".join([counts, *(f"  failed: {reason}" for reason in self.failed.values())])
+        lines = [f"{self.done} done, {self.skipped} skipped, {len(self.failed)} failed"]
+        lines += [f"failed: {reason}" for reason in self.failed.values()]
+        if self.stopped:
+            lines.append(f"stopped: {self.stopped}; what is done is kept, run again to go on")
+        return "\n".join(lines)
 
 
 def matte_folder(
@@ -57,102 +58,110 @@ def matte_folder(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Summary:
-    """Do what `plan_folder` has settled and an earlier run has not done yet (`overwrite`: all of it).
+    """Do what `plan_folder` settled and no earlier run has done yet (`overwrite`: all of it).
 
     `batch_size` pictures of one working size go through the network together (default: 8 on a GPU,
-    1 on the CPU); `workers` threads read, as many estimate foregrounds and write. A picture that
-    cannot be read or written is reported and the others go on; an output disk that is full or
-    read-only raises `PortraitmattingError`.
+    1 on the CPU); `workers` threads read, as many estimate foregrounds and write. `progress` shows
+    a bar if stderr is a terminal. A picture that cannot be read or written is reported and the
+    others go on; Ctrl-C and a full or read-only disk end the job early, which the summary says.
+    Raises `PortraitmattingError` if it cannot begin.
     """
+    style = style or Style()
     if batch_size is None:
         batch_size = 1 if predictor.device.type == "cpu" else 8
     if batch_size < 1 or workers < 1:
-        raise PortraitmattingError("batch size and workers: expected 1 or more")
-    with tqdm(total=len(plan.sources), unit="img", disable=None if progress else True) as bar:
-        job = _Job(plan, predictor, style or Style(), batch_size, workers, overwrite, bar)
-        return job.run()
+        raise PortraitmattingError(
+            f"batch size {batch_size} and {workers} workers: expected 1 or more of each"
+        )
+    settings = {
+        kind: f"{plan.bits} {predictor.settings} {style.settings(kind)}" for kind in plan.kinds
+    }
+    with Journal(plan.output) as journal:
+        tasks = _to_do(plan, settings, None if overwrite else journal)
+        summary = Summary(skipped=len(plan.sources) - len(tasks))
+        if tasks:
+            style.prepare(plan.kinds)  # before the bar, through which it would talk
+        hidden = None if progress else True
+        with tqdm(total=len(tasks), unit=" pictures", disable=hidden) as bar:
+            job = _Job(plan, predictor, style, settings, journal, summary, bar)
+            job.run(tasks, batch_size, workers)
+    return summary
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One picture, and the kinds of results still to make of it with the state each is made from."""
+    """A picture, and the kinds of results still to make of it."""
 
     source: Path
-    states: dict[str, str]
+    state: str
+    """Of its file before it was read."""
+    kinds: list[str]
 
 
 @dataclass(frozen=True)
-class _Written:
-    """A picture whose results are ready to be made and written."""
+class _Matted:
+    """A picture whose results can be made and written."""
 
     task: _Task
     matte: Matte
     icc_profile: bytes | None
 
 
-class _Job:
-    def __init__(
-        self,
-        plan: Plan,
-        predictor: Predictor,
-        style: Style,
-        batch_size: int,
-        workers: int,
-        overwrite: bool,
-        bar: tqdm,
-    ) -> None:
-        self.plan, self.predictor, self.bar = plan, predictor, bar
-        self.batch_size, self.workers, self.overwrite = batch_size, workers, overwrite
-        self.settings = {
-            kind: f"{predictor.settings} {style.settings(kind)}" for kind in plan.kinds
-        }
-        self.results = Results(style)
-        self.summary = Summary()
-        self.lock = threading.Lock()
+class _Stop(Exception):
+    """No further picture can be written."""
 
-    def run(self) -> Summary:
-        readers = ThreadPoolExecutor(self.workers, "reader")
-        writers = ThreadPoolExecutor(self.workers, "writer")
-        self.journal = Journal(self.plan.output)
+
+def _to_do(plan: Plan, settings: dict[str, str], journal: Journal | None) -> list[_Task]:
+    """What is missing or changed by the journal; everything without one."""
+    tasks = []
+    for source in plan.sources:
+        state = state_of(plan.root / source)
+        kinds = [
+            kind
+            for kind in plan.kinds
+            if journal is None
+            or not journal.is_done(plan.target(source, kind), f"{state} {settings[kind]}")
+        ]
+        if kinds:
+            tasks.append(_Task(source, state, kinds))
+    return tasks
+
+
+@dataclass(frozen=True)
+class _Job:
+    plan: Plan
+    predictor: Predictor
+    style: Style
+    settings: dict[str, str]
+    journal: Journal
+    summary: Summary
+    bar: "tqdm[None]"
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Over the summary and the bar, which the writers share."""
+
+    def run(self, tasks: list[_Task], batch_size: int, workers: int) -> None:
+        readers = ThreadPoolExecutor(workers, "reader")
+        writers = ThreadPoolExecutor(workers, "writer")
         try:
-            read = _overlap(readers, self._read, self._tasks(), self.workers + self.batch_size)
-            ready = self._mattes(self._batches(read))
-            for _, written in _overlap(writers, self._write, ready, self.workers):
+            read = overlap(readers, self._read, tasks, workers + batch_size)
+            matted = self._mattes(self._batches(read, batch_size))
+            for _, written in overlap(writers, self._write, matted, workers):
                 written.result()
         except KeyboardInterrupt:
-            self.summary.interrupted = True
+            self.summary.stopped, self.summary.interrupted = "interrupted", True
+        except _Stop as stop:
+            self.summary.stopped = str(stop)
         finally:
             readers.shutdown(cancel_futures=True)
             writers.shutdown(cancel_futures=True)
-            self.journal.close()
-        return self.summary
-
-    def _tasks(self) -> Iterator[_Task]:
-        """What is missing or changed."""
-        for source in self.plan.sources:
-            states = {
-                kind: state_of(self.plan.root / source, settings)
-                for kind, settings in self.settings.items()
-            }
-            if not self.overwrite:
-                states = {
-                    kind: state
-                    for kind, state in states.items()
-                    if not self.journal.is_done(self.plan.target(source, kind), state)
-                }
-            if states:
-                yield _Task(source, states)
-            else:
-                self.summary.skipped += 1
-                self.bar.update()
 
     def _read(self, task: _Task) -> Picture:
         return read_image(self.plan.root / task.source)
 
     def _batches(
-        self, read: Iterable[tuple[_Task, "Future[Picture]"]]
+        self, read: Iterable[tuple[_Task, "Future[Picture]"]], batch_size: int
     ) -> Iterator[list[tuple[_Task, Picture]]]:
-        """Pictures of one working size together, as soon as there are enough, or too many in all."""
+        """Pictures of one working size together, once there are enough, or too many in all."""
         waiting: dict[tuple[int, int], list[tuple[_Task, Picture]]] = {}
         for task, future in read:
             try:
@@ -162,13 +171,13 @@ class _Job:
                 continue
             size = self.predictor.network_size(picture.pixels)
             waiting.setdefault(size, []).append((task, picture))
-            if len(waiting[size]) == self.batch_size:
+            if len(waiting[size]) == batch_size:
                 yield waiting.pop(size)
-            elif sum(map(len, waiting.values())) > 2 * self.batch_size:
+            elif sum(map(len, waiting.values())) > 2 * batch_size:
                 yield waiting.pop(max(waiting, key=lambda size: len(waiting[size])))
         yield from waiting.values()
 
-    def _mattes(self, batches: Iterable[list[tuple[_Task, Picture]]]) -> Iterator[_Written]:
+    def _mattes(self, batches: Iterable[list[tuple[_Task, Picture]]]) -> Iterator[_Matted]:
         for batch in batches:
             try:
                 mattes = self.predictor.predict_batch([picture.pixels for _, picture in batch])
@@ -177,23 +186,21 @@ class _Job:
                     self._fail(task, error)
                 continue
             for (task, picture), matte in zip(batch, mattes, strict=True):
-                yield _Written(task, matte, picture.icc_profile)
+                yield _Matted(task, matte, picture.icc_profile)
 
-    def _write(self, item: _Written) -> None:
+    def _write(self, item: _Matted) -> None:
         task = item.task
         try:
-            for kind, pixels in self.results.make(item.matte, list(task.states)):
+            for kind, pixels in self.style.results(item.matte, task.kinds, self.plan.bits):
                 target = self.plan.target(task.source, kind)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_image(target, pixels, item.icc_profile)
-                with self.lock:
-                    self.journal.add(target, task.states[kind])
-        except (ImageError, OSError) as error:
+                self.journal.add(target, f"{task.state} {self.settings[kind]}")
+        # ValueErrors are ours, or pymatting's when the colours of a picture defeat its solver.
+        except (OSError, ValueError, MemoryError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
             if isinstance(cause, OSError) and cause.errno in _NO_POINT_IN_GOING_ON:
-                raise PortraitmattingError(
-                    f"{error}; stopped after {self.summary.done} pictures, run again to go on"
-                ) from error
+                raise _Stop(_reason(error)) from error
             self._fail(task, error)
         else:
             with self.lock:
@@ -201,20 +208,16 @@ class _Job:
                 self.bar.update()
 
     def _fail(self, task: _Task, error: Exception) -> None:
-        name = one_line(str(self.plan.root / task.source))
-        reason = one_line(str(error))
+        name, reason = one_line(str(self.plan.root / task.source)), _reason(error)
         with self.lock:
             self.summary.failed[task.source] = reason if name in reason else f"{name}: {reason}"
             self.bar.update()
 
 
-def _overlap(
-    pool: ThreadPoolExecutor, work: Callable[[Item], Made], items: Iterable[Item], ahead: int
-) -> Iterator[tuple[Item, "Future[Made]"]]:
-    """Each item with its work, in order; `pool` has at most `ahead` more of them in hand."""
-    pending: deque[tuple[Item, Future[Made]]] = deque()
-    for item in items:
-        pending.append((item, pool.submit(work, item)))
-        if len(pending) > ahead:
-            yield pending.popleft()
-    yield from pending
+def _reason(error: Exception) -> str:
+    """In one line; the system's own errors without their numbers."""
+    if isinstance(error, OSError) and error.strerror:
+        return one_line(": ".join(filter(None, [error.filename, error.strerror])))
+    if isinstance(error, MemoryError):
+        return "not enough memory to estimate its foreground: use another method for that"
+    return one_line(str(error))

@@ -1,17 +1,19 @@
 """What a folder job will read and write, settled before anything heavy is loaded."""
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from portraitmatting.cli import one_line
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.images import READABLE, WRITABLE, list_images
+from portraitmatting.images import READABLE, SIXTEEN_BIT, WRITABLE, list_images
 
 KINDS = ("alpha", "rgba", "composite", "foreground")
 """What can be written of a picture, each into a folder of this name under the output."""
+
 _WITHOUT_TRANSPARENCY = (".jpg", ".jpeg")
+_FOLDS_CASE = sys.platform in ("darwin", "win32")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Plan:
     output: Path
     kinds: tuple[str, ...]
     suffix: str
+    bits: int | None
+    """8 or 16 per channel; None for as many as the source has and the format holds."""
 
     def target(self, source: Path, kind: str) -> Path:
         """Where `kind` of the picture at the relative path `source` is written."""
@@ -33,14 +37,16 @@ class Plan:
 
 def plan_folder(
     source: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    kinds: Sequence[str],
-    image_format: str,
+    output: str | os.PathLike[str] = "mattes",
+    kinds: Sequence[str] = ("alpha", "rgba"),
+    image_format: str = "png",
+    bits: int | None = None,
 ) -> Plan:
-    """Look through a folder (or take a single file) and settle every output's place.
+    """Look through the folder `source` (or take a single file) and settle every result's place.
 
+    `kinds` are any of `KINDS`; `image_format` is "png", "webp", "tiff" or "jpg".
     Raises `PortraitmattingError` if there is nothing to do, if two sources would write one file,
-    if an output would overwrite a source, or if the format cannot hold what is asked for.
+    if a result could overwrite a source, or if the format cannot hold what is asked for.
     """
     source, output = Path(source), Path(output)
     suffix = f".{image_format.lower().lstrip('.')}"
@@ -51,18 +57,23 @@ def plan_folder(
         raise PortraitmattingError(f"unknown output {unknown[0]!r}: use any of {', '.join(KINDS)}")
     if "rgba" in kinds and suffix in _WITHOUT_TRANSPARENCY:
         raise PortraitmattingError("JPEG has no transparency, rgba needs it: use png, webp or tiff")
+    if bits not in (None, 8, 16):
+        raise PortraitmattingError(f"{bits} bits per channel: use 8 or 16")
+    if bits == 16 and suffix not in SIXTEEN_BIT:
+        raise PortraitmattingError(f"{image_format} holds 8 bits per channel: use png or tiff")
     root, sources = _find(source, output)
-    plan = Plan(root, sources, output, tuple(dict.fromkeys(kinds)), suffix)
-    _check_places(plan)
+    plan = Plan(root, sources, output, tuple(dict.fromkeys(kinds)), suffix, bits)
+    _check_output(plan)
+    _check_names(plan)
     return plan
 
 
 def _find(source: Path, output: Path) -> tuple[Path, list[Path]]:
-    if source.is_file():
+    if os.path.isfile(source):
         return source.parent, [Path(source.name)]
-    if not source.is_dir():
+    if not os.path.isdir(source):
         raise PortraitmattingError(f"{source}: no such file or folder")
-    if source.resolve() == output.resolve():
+    if os.path.realpath(source) == os.path.realpath(output):
         raise PortraitmattingError(f"{output}: is the input folder too; choose another output")
     sources = list_images(source, exclude=output)
     if not sources:
@@ -71,21 +82,29 @@ def _find(source: Path, output: Path) -> tuple[Path, list[Path]]:
     return source, sources
 
 
-def _check_places(plan: Plan) -> None:
-    root = plan.root.resolve()
-    for kind in plan.kinds:
-        folder = (plan.output / kind).resolve()
-        if root == folder or folder in root.parents:
+def _check_output(plan: Plan) -> None:
+    """No source may lie, by whatever links, where results are written."""
+    if os.path.exists(plan.output) and not os.path.isdir(plan.output):
+        raise PortraitmattingError(f"{plan.output}: is no folder; choose another output")
+    folders = [Path(os.path.realpath(plan.output / kind)) for kind in plan.kinds]
+    for source in plan.sources:
+        above = Path(os.path.realpath(plan.root / source)).parents
+        if any(folder in above for folder in folders):
             raise PortraitmattingError(
-                f"{plan.output}: results would be written over the pictures in {plan.root}; "
-                "choose another output"
+                f"{plan.root / source}: lies among the results in {plan.output}, which could "
+                "overwrite it; choose another output"
             )
+
+
+def _check_names(plan: Plan) -> None:
+    """No two sources may be written as one file, as a.jpg and a.png would be."""
     taken: dict[str, Path] = {}
     for source in plan.sources:
-        place = os.path.normcase(source.with_suffix(plan.suffix))
-        other = taken.setdefault(place, source)
+        place = source.with_suffix(plan.suffix)
+        name = str(place).casefold() if _FOLDS_CASE else str(place)
+        other = taken.setdefault(name, source)
         if other is not source:
             raise PortraitmattingError(
-                f"{one_line(str(other))} and {one_line(str(source))} would both be written as "
-                f"{one_line(place)}: rename one of them, or run them apart"
+                f"{plan.root / other} and {source.name} would both be written as {place}: "
+                "rename one of them, or run them apart"
             )

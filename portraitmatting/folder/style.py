@@ -1,0 +1,74 @@
+"""From one picture's matte to the results that were asked for."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from portraitmatting.composite import Background, composite, parse_background, rgba
+from portraitmatting.depth import to_depth
+from portraitmatting.errors import PortraitmattingError
+from portraitmatting.folder.journal import state_of
+from portraitmatting.foreground import METHODS, Method, estimate_foreground
+from portraitmatting.predictor import Matte
+
+
+@dataclass(frozen=True)
+class Style:
+    """How results look. Raises `PortraitmattingError` for what cannot be."""
+
+    foreground: Method = "ml"
+    """How the person's colours are estimated, as in `estimate_foreground`."""
+    background: str = "white"
+    """What composites stand on, as in `parse_background`."""
+
+    def __post_init__(self) -> None:
+        if self.foreground not in METHODS:
+            raise PortraitmattingError(
+                f"unknown foreground method {self.foreground!r}: use one of {', '.join(METHODS)}"
+            )
+        _ = self._backdrop
+
+    @cached_property
+    def _backdrop(self) -> Background:
+        return parse_background(self.background)
+
+    def settings(self, kind: str) -> str:
+        """Whatever of the style changes results of this kind, as one text."""
+        if kind == "alpha":
+            return ""
+        if kind != "composite":
+            return self.foreground
+        return f"{self.foreground} {self.background} {state_of(Path(self.background))}"
+
+    def prepare(self, kinds: Sequence[str]) -> None:
+        """Load what `results` of these kinds will need, which may take long, and says so."""
+        if any(kind != "alpha" for kind in kinds):
+            estimate_foreground(
+                np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.float32), self.foreground
+            )
+
+    def results(
+        self, matte: Matte, kinds: Sequence[str], bits: int | None
+    ) -> Iterator[tuple[str, NDArray[Any]]]:
+        """(kind, pixels) for each of `kinds`; the foreground is estimated once, if any needs it.
+
+        uint8 or uint16 as `bits` says, or as the picture is. May be called from several threads.
+        """
+        dtype = np.dtype(f"uint{bits}") if bits else matte.image.dtype
+        if any(kind != "alpha" for kind in kinds):
+            image = to_depth(matte.image, dtype)
+            foreground = estimate_foreground(image, matte.alpha, self.foreground)
+        for kind in kinds:
+            if kind == "alpha":
+                yield kind, to_depth(matte.alpha, dtype)
+            elif kind == "rgba":
+                yield kind, rgba(foreground, matte.alpha)
+            elif kind == "foreground":
+                yield kind, foreground
+            else:
+                yield kind, composite(foreground, matte.alpha, self._backdrop, image=image)

@@ -1,0 +1,113 @@
+"""Devices and precisions: never another than asked for, and never without a word."""
+
+import pytest
+import torch
+
+from portraitmatting import PortraitmattingError
+from portraitmatting.device import (
+    PRECISIONS,
+    choose_device,
+    choose_precision,
+    describe_device,
+    describe_precision,
+    is_out_of_memory,
+)
+
+CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretends to have so many GPUs, or an Apple one."""
+
+    def pretend(gpus: int = 0, apple: bool = False) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: apple)
+
+    return pretend
+
+
+def test_auto_takes_the_best_there_is(machine):
+    for gpus, apple, best in [(2, False, CUDA), (1, True, CUDA), (0, True, MPS), (0, False, CPU)]:
+        machine(gpus, apple)
+        assert choose_device() == choose_device("auto") == best
+
+
+def test_a_named_device_is_taken_as_named(machine):
+    machine(2, apple=True)
+    for name in ("cpu", "cuda", "cuda:0", "cuda:1", "mps"):
+        assert choose_device(name) == torch.device(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "said"),
+    [
+        ("cuda", 0, "use cpu or auto"),
+        ("cuda:0", 0, "use cpu or auto"),
+        ("cuda:2", 2, "there are 2 GPUs"),
+        ("mps", 0, "no Apple GPU"),
+        ("gpu", 0, "unknown device 'gpu'"),
+        ("", 0, "unknown device"),
+        ("cuda:x", 1, "unknown device"),
+        ("meta", 0, "not supported"),
+        ("xpu", 0, "not supported"),
+    ],
+)
+def test_a_missing_device_is_an_error_and_no_fallback(machine, name, gpus, said):
+    machine(gpus)
+    with pytest.raises(PortraitmattingError, match=said) as caught:
+        choose_device(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_cuda_without_a_gpu_says_whose_fault_it_is(machine, monkeypatch):
+    machine()
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(PortraitmattingError, match="this PyTorch has no CUDA"):
+        choose_device("cuda")
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    with pytest.raises(PortraitmattingError, match="no usable GPU"):
+        choose_device("cuda")
+
+
+def test_precision_auto_depends_on_the_device():
+    assert choose_precision("auto", CUDA) == torch.float16
+    assert choose_precision("auto", CPU) == choose_precision("auto", MPS) == torch.float32
+
+
+def test_precisions_by_name():
+    for name, dtype in PRECISIONS.items():
+        assert choose_precision(name, CUDA) == dtype
+        assert describe_precision(dtype) == name
+
+
+def test_precisions_that_cannot_be():
+    with pytest.raises(PortraitmattingError, match="unknown precision 'half': use auto, fp32"):
+        choose_precision("half", CPU)
+    with pytest.raises(PortraitmattingError, match="fp16 needs a GPU"):
+        choose_precision("fp16", CPU)
+
+
+def test_descriptions():
+    assert describe_device(CPU) == f"cpu ({torch.get_num_threads()} threads)"
+    assert describe_device(MPS) == "mps"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("any words"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 18 GB)"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_running_out_of_memory_is_told_from_other_errors(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+def test_the_cpu_allocator_speaks_as_expected():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)

@@ -1,0 +1,185 @@
+"""Sizes and samples on the way into the network and back."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from portraitmatting import PortraitmattingError
+from portraitmatting.transforms import (
+    as_rgb,
+    network_size,
+    resize,
+    resize_tensor,
+    to_source_size,
+    to_tensor,
+)
+
+sides = st.integers(1, 20000)
+short_sides = st.integers(1, 48).map(lambda n: 32 * n)
+
+
+@pytest.mark.parametrize(
+    ("picture", "short_side", "expected"),
+    [
+        ((768, 1024), 768, (768, 1024)),
+        ((1000, 1500), 768, (768, 1152)),
+        ((1500, 1000), 768, (1152, 768)),
+        ((1080, 1920), 768, (768, 1376)),  # 1365.3, rounded up to a multiple of 32
+        ((8, 8), 640, (640, 640)),
+        ((1, 1), 32, (32, 32)),
+        ((100, 400), 640, (640, 2560)),  # 4:1 is the longest that keeps its short side
+    ],
+)
+def test_the_short_side_is_met_and_the_long_side_rounded_up(picture, short_side, expected):
+    assert network_size(*picture, short_side) == expected
+
+
+@given(sides, sides, short_sides)
+def test_every_working_size_is_usable_and_bounded(height, width, short_side):
+    h, w = network_size(height, width, short_side)
+    assert h % 32 == w % 32 == 0
+    assert min(h, w) >= 32
+    assert h * w <= 4 * short_side**2
+    assert (h <= w) == (height <= width) or h == w
+    assert network_size(width, height, short_side) == (w, h)
+    short, long = sorted((height, width))
+    if long <= 4 * short:
+        assert min(h, w) == short_side
+        assert 0 <= max(h, w) - short_side * long / short < 32
+
+
+@pytest.mark.parametrize("aspect", [5, 20, 60])
+def test_strips_shrink_and_keep_their_aspect_nearly(aspect):
+    h, w = network_size(100, 100 * aspect, 640)
+    assert h < 640
+    assert 0.8 < w / h / aspect < 1.25
+
+
+@pytest.mark.parametrize(("short_side", "near"), [(0, 32), (-64, 32), (100, 96), (650, 640)])
+def test_a_short_side_between_multiples_is_refused_with_a_near_one(short_side, near):
+    with pytest.raises(PortraitmattingError, match=f"short side {short_side}.* {near}$"):
+        network_size(10, 10, short_side)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64, np.float16])
+def test_grey_becomes_rgb_and_keeps_its_values(dtype):
+    grey = np.array([[0, 1], [1, 0], [0, 0]], dtype)
+    for image in (grey, grey[:, :, None], np.dstack([grey] * 3)):
+        rgb = as_rgb(image)
+        assert rgb.dtype == (np.float32 if np.dtype(dtype).kind == "f" else dtype)
+        np.testing.assert_array_equal(rgb, np.dstack([grey] * 3))
+
+
+REFUSED = {
+    "rgba": (np.zeros((5, 6, 4), np.uint8), "5x6x4: drop its alpha channel"),
+    "chw": (np.zeros((3, 5, 6), np.uint8), "3x5x6: put the colours last"),
+    "batch": (np.zeros((1, 5, 6, 3), np.uint8), "1x5x6x3"),
+    "two channels": (np.zeros((5, 6, 2), np.uint8), "5x6x2"),
+    "vector": (np.zeros(5, np.uint8), "got 5$"),
+    "scalar": (np.float32(0.5), "expected an RGB"),
+    "no rows": (np.zeros((0, 6, 3), np.uint8), "0x6x3"),
+    "no columns": (np.zeros((5, 0), np.uint8), "5x0"),
+    "no channels": (np.zeros((5, 6, 0), np.uint8), "5x6x0"),
+    "nan": (np.full((5, 6, 3), np.nan, np.float32), "0..1"),
+    "one nan": (np.pad(np.full((1, 1), np.nan), 3), "0..1"),
+    "0..255 as float": (np.full((5, 6, 3), 200.0, np.float32), "divide by"),
+    "negative": (np.full((5, 6, 3), -0.5, np.float32), "0..1"),
+    "int64": (np.zeros((5, 6, 3), np.int64), "int64.*use uint8, uint16 or float"),
+    "bool": (np.zeros((5, 6), bool), "bool"),
+    "complex": (np.zeros((5, 6), complex), "complex"),
+    "object": (np.full((5, 6), None), "object"),
+}
+
+
+@pytest.mark.parametrize(("image", "said"), REFUSED.values(), ids=REFUSED)
+def test_other_arrays_are_refused_in_one_line(image, said):
+    with pytest.raises(PortraitmattingError, match=said) as caught:
+        as_rgb(image)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("dtype", "peak"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1)])
+def test_a_tensor_holds_the_picture_over_its_peak(rng, dtype, peak):
+    image = (rng.random((7, 5, 3)) * peak).astype(dtype)
+    tensor = to_tensor(image, (7, 5))
+    assert tensor.dtype == torch.float32
+    np.testing.assert_allclose(tensor.numpy(), (image / peak).transpose(2, 0, 1), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("size", [(7, 5), (4, 4), (32, 32)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_tensor_shares_nothing_with_the_picture(rng, dtype, size):
+    image = (rng.random((7, 5, 3)) * 1.99).astype(dtype)
+    image.setflags(write=False)
+    to_tensor(image, size).fill_(0.5)  # neither warns of read-only memory nor writes to it
+    assert 0.5 not in image
+
+
+@pytest.mark.parametrize("size", [(7, 5), (4, 4), (32, 64)])
+def test_views_are_read_as_their_copies(rng, size):
+    large = rng.integers(0, 256, (14, 10, 6), np.uint8)
+    views = (
+        large[::2, ::2, ::2],
+        large[6::-1, 4::-1, 2::-1],
+        large[:3, :5].T[::2, :3],
+        large[:7, :5, 3:],
+    )
+    for view in views:
+        torch.testing.assert_close(to_tensor(view, size), to_tensor(view.copy(), size))
+
+
+def area_average(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Slow and plain: the mean of what lies under each target pixel, parts of pixels by their
+    share."""
+    result = np.zeros(size)
+    for row in range(size[0]):
+        top, bottom = (np.array([row, row + 1]) * plane.shape[0] / size[0]).tolist()
+        for column in range(size[1]):
+            left, right = (np.array([column, column + 1]) * plane.shape[1] / size[1]).tolist()
+            for y in range(int(top), min(plane.shape[0], int(np.ceil(bottom)))):
+                for x in range(int(left), min(plane.shape[1], int(np.ceil(right)))):
+                    share = (min(bottom, y + 1) - max(top, y)) * (min(right, x + 1) - max(left, x))
+                    result[row, column] += plane[y, x] * share
+    return result * size[0] * size[1] / plane.size
+
+
+@pytest.mark.parametrize("size", [(4, 4), (5, 3), (10, 9), (1, 1), (9, 7)])
+def test_shrinking_averages_areas(rng, size):
+    plane = rng.random((10, 9)).astype(np.float32)
+    expected = area_average(plane, size)
+    np.testing.assert_allclose(resize(plane, size), expected, atol=1e-5)
+    tensor = resize_tensor(torch.from_numpy(plane)[None, None], size)
+    np.testing.assert_allclose(tensor[0, 0], expected, atol=1e-5)
+
+
+small = st.integers(1, 40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(small, small, small, small, st.integers(0, 9))
+def test_tensors_are_resized_as_arrays_are(height, width, h, w, seed):
+    shrinks = h <= height and w <= width
+    grows = h >= height and w >= width
+    if not (shrinks or grows):
+        w = max(w, width) if h >= height else min(w, width)
+    image = np.random.default_rng(seed).random((height, width, 3)).astype(np.float32)
+    tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
+    expected = resize(image, (h, w)).clip(0, 1)
+    found = resize_tensor(tensor, (h, w))[0].permute(1, 2, 0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(small, small, small, small)
+def test_a_matte_stays_in_range_and_certain(height, width, h, w):
+    noise = np.random.default_rng(0).integers(0, 2, (h, w)).astype(np.float32)
+    back = to_source_size(noise, (height, width))
+    assert back.shape == (height, width)
+    assert back.dtype == np.float32
+    assert back.min() >= 0
+    assert back.max() <= 1
+    for value in (0, 1):
+        certain = to_source_size(np.full((h, w), value, np.float32), (height, width))
+        np.testing.assert_allclose(certain, value, atol=1e-6)
