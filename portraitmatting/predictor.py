@@ -151,8 +151,8 @@ class Predictor:
     def predict_tensor(self, images: Tensor) -> Tensor:
         """Float RGB Bx3xHxW in [0, 1] to float32 mattes Bx1xHxW in [0, 1], on the model's device.
 
-        `predict` in PyTorch from end to end, without gradients; where that rounds pictures and
-        mattes to 8 bits on the way, this does not.
+        `predict` in PyTorch from end to end, without gradients. Its mattes are the same for float
+        pictures (1e-4); integers are rounded once more by `predict`, at the working size.
         """
         if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
             shape = "x".join(map(str, images.shape))

@@ -1,0 +1,385 @@
+"""Pictures of any size and kind to mattes at their size."""
+
+import copy
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from portraitmatting import ModelConfig, PortraitMatting, PortraitmattingError, Predictor
+from portraitmatting.checkpoint import CheckpointInfo
+from portraitmatting.heads import fuse
+from portraitmatting.predictor import Matte
+from portraitmatting.transforms import network_size, to_source_size, to_tensor
+
+
+@pytest.fixture(scope="module")
+def lively_model() -> PortraitMatting:
+    """A tiny one, scaled so that its mattes hold 0, 1 and all between, and follow the picture."""
+    torch.manual_seed(0)
+    tiny_model = PortraitMatting(ModelConfig.tiny()).eval()
+    with torch.no_grad():
+        found = tiny_model(torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1)))
+        alpha, trimap = tiny_model.alpha_head.fine[-1], tiny_model.trimap_head.layers[-1]
+        scale = 0.3 / found.alpha.std()
+        alpha.weight.mul_(scale)
+        alpha.bias.sub_(found.alpha.mean()).mul_(scale).add_(0.5)
+        spread, mean = found.trimap_logits.std((0, 2, 3)), found.trimap_logits.mean((0, 2, 3))
+        trimap.weight.div_(spread[:, None, None, None])
+        trimap.bias.sub_(mean).div_(spread).add_(torch.tensor([-1.0, 0.5, -1.0]))
+    return tiny_model
+
+
+@pytest.fixture
+def model(lively_model) -> PortraitMatting:
+    return copy.deepcopy(lively_model)
+
+
+@pytest.fixture
+def predictor(model) -> Predictor:
+    return Predictor(model, short_side=64)
+
+
+def as_batch(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
+
+
+def check(matte: Matte, height: int, width: int) -> None:
+    assert matte.alpha.shape == matte.trimap.shape == matte.image.shape[:2] == (height, width)
+    assert matte.alpha.dtype == np.float32
+    assert matte.trimap.dtype == np.uint8
+    assert matte.alpha.min() >= 0
+    assert matte.alpha.max() <= 1
+    assert set(np.unique(matte.trimap)) <= {0, 128, 255}
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(1, 1), (8, 8), (15, 300), (300, 15), (1, 3000), (120, 90), (90, 120), (64, 96), (3000, 4000)],
+)
+def test_a_matte_has_its_pictures_size(predictor, rng, height, width):
+    check(predictor.predict(rng.integers(0, 256, (height, width, 3), np.uint8)), height, width)
+
+
+def test_a_matte_is_what_the_network_says(predictor, photo):
+    """The whole path, step by step."""
+    size = network_size(90, 120, 64)
+    with torch.inference_mode():
+        found = predictor.model(to_tensor(photo, size)[None])
+    expected = to_source_size(fuse(*found)[0, 0].numpy(), (90, 120))
+    matte = predictor.predict(photo)
+    np.testing.assert_allclose(matte.alpha, expected, atol=1e-6)
+    assert 0.1 < matte.alpha.std() < 0.5  # this test's network is not blind
+    assert set(np.unique(matte.trimap)) == {0, 128, 255}
+    classes = found.trimap_logits.argmax(dim=1)[0].numpy()
+    for row, column in [(0, 0), (45, 60), (89, 119), (10, 100)]:
+        there = classes[int((row + 0.5) * size[0] / 90), int((column + 0.5) * size[1] / 120)]
+        assert matte.trimap[row, column] == [0, 128, 255][there]
+
+
+def test_all_depths_of_a_picture_give_one_matte(predictor, photo):
+    expected = predictor.predict(photo).alpha
+    for image in (
+        photo.astype(np.uint16) * 257,
+        photo.astype(np.float32) / 255,
+        photo.astype(np.float64) / 255,
+    ):
+        matte = predictor.predict(image)
+        assert matte.image.dtype == (np.float32 if image.dtype.kind == "f" else image.dtype)
+        # Pixels at the border of two trimap regions may fall to either side.
+        assert np.abs(matte.alpha - expected).mean() < 5e-3
+
+
+def test_grey_pictures_are_rgb_with_equal_channels(predictor, photo):
+    grey = photo[:, :, 0]
+    expected = predictor.predict(np.dstack([grey] * 3)).alpha
+    np.testing.assert_array_equal(predictor.predict(grey).alpha, expected)
+    np.testing.assert_array_equal(predictor.predict(grey[:, :, None]).alpha, expected)
+
+
+def test_views_and_read_only_pictures_are_fine(predictor, photo):
+    view = photo[::-1, ::2]
+    view.setflags(write=False)
+    found = predictor.predict(view)
+    np.testing.assert_array_equal(found.alpha, predictor.predict(view.copy()).alpha)
+    np.testing.assert_array_equal(found.image, view)
+
+
+def test_pictures_are_left_as_they_were(predictor, photo):
+    for image in (photo[:64, :96], (photo[:64, :96] / 255).astype(np.float32)):
+        before = image.copy()
+        predictor.predict(image)
+        np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 4), (3, 5, 6), (0, 6, 3)])
+def test_what_is_no_picture_is_refused(predictor, shape):
+    with pytest.raises(PortraitmattingError, match="got " + "x".join(map(str, shape))):
+        predictor.predict(np.zeros(shape, np.uint8))
+
+
+def test_a_batch_of_mixed_sizes_is_each_by_itself_in_order(predictor, rng):
+    shapes = [(90, 120), (120, 90), (60, 80), (8, 8), (90, 120), (200, 10)]
+    images = [rng.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
+    mattes = predictor.predict_batch(images)
+    for image, matte in zip(images, mattes, strict=True):
+        assert matte.image is image
+        np.testing.assert_allclose(matte.alpha, predictor.predict(image).alpha, atol=1e-4)
+    assert predictor.predict_batch([]) == []
+
+
+def count_batches(model: PortraitMatting, monkeypatch, limit: int = 1000) -> list[int]:
+    """The sizes of the batches that the network gets from now on; above `limit`, memory is out."""
+    batches: list[int] = []
+    forward = model.forward
+
+    def counting(batch):
+        batches.append(len(batch))
+        if len(batch) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB.")
+        return forward(batch)
+
+    monkeypatch.setattr(model, "forward", counting)
+    return batches
+
+
+def test_pictures_of_one_working_size_run_together(predictor, rng, monkeypatch):
+    batches = count_batches(predictor.model, monkeypatch)
+    shapes = [(90, 120), (120, 90), (60, 80), (90, 120)]  # 90x120 and 60x80 are 64x96 alike
+    predictor.predict_batch([np.zeros((*shape, 3), np.uint8) for shape in shapes])
+    assert sorted(batches) == [1, 3]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4])
+def test_out_of_memory_halves_the_batch_and_goes_on(predictor, rng, monkeypatch, limit):
+    images = [rng.integers(0, 256, (60, 80, 3), np.uint8) for _ in range(5)]
+    expected = predictor.predict_batch(images)
+    batches = count_batches(predictor.model, monkeypatch, limit)
+    found = predictor.predict_batch(images)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.alpha, other.alpha, atol=1e-4)
+    assert batches[0] == 5
+    assert max(batches[2:]) <= limit
+    batches.clear()
+    predictor.predict_batch(images)
+    assert max(batches) <= limit  # it has learnt
+
+
+def test_out_of_memory_in_the_tensor_path_halves_too(predictor, rng, monkeypatch):
+    images = torch.from_numpy(rng.random((4, 3, 60, 80), np.float32))
+    expected = predictor.predict_tensor(images)
+    batches = count_batches(predictor.model, monkeypatch, limit=1)
+    torch.testing.assert_close(predictor.predict_tensor(images), expected, atol=1e-4, rtol=0)
+    assert batches == [4, 2, 1, 1, 1, 1]
+
+
+def test_a_picture_too_large_for_memory_names_a_short_side_to_try(model, photo, monkeypatch):
+    predictor = Predictor(model, short_side=640)
+    count_batches(model, monkeypatch, limit=0)
+    with pytest.raises(PortraitmattingError, match="640x864: try a short side of 480") as caught:
+        predictor.predict(photo)
+    assert "\n" not in str(caught.value)
+    # Else the error's frames would keep alive what filled the memory.
+    assert caught.value.__context__ is None
+
+
+def test_other_errors_of_the_network_are_not_taken_for_memory(predictor, photo, monkeypatch):
+    def broken(batch):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(predictor.model, "forward", broken)
+    with pytest.raises(RuntimeError, match="mat1"):
+        predictor.predict(photo)
+
+
+@pytest.mark.parametrize("shape", [(90, 120), (41, 37), (64, 96), (15, 300)])
+def test_the_tensor_path_gives_the_same_matte(predictor, rng, shape):
+    image = rng.random((*shape, 3), np.float32)
+    found = predictor.predict_tensor(as_batch(image))
+    assert found.shape == (1, 1, *shape)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found[0, 0], predictor.predict(image).alpha, atol=1e-4)
+
+
+def test_the_tensor_path_is_near_for_8_bit_pictures(predictor, photo):
+    found = predictor.predict_tensor(as_batch(photo) / 255)[0, 0].numpy()
+    assert np.abs(found - predictor.predict(photo).alpha).mean() < 5e-3
+
+
+def test_the_tensor_path_takes_halves_and_gives_plain_tensors(predictor, rng):
+    images = torch.from_numpy(rng.random((2, 3, 64, 64), np.float32)).half().requires_grad_()
+    mattes = predictor.predict_tensor(images)
+    assert mattes.dtype == torch.float32
+    assert not mattes.requires_grad
+    mattes.mul_(2)  # the caller may go on with them, also in training
+    (mattes * torch.ones(1, requires_grad=True)).sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (torch.zeros(3, 8, 8), "got 3x8x8"),
+        (torch.zeros(1, 8, 8, 3), "got 1x8x8x3"),
+        (torch.zeros(0, 3, 8, 8), "got 0x3x8x8"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "uint8"),
+        (torch.full((1, 3, 8, 8), 200.0), "200..200: divide"),
+        (torch.full((1, 3, 8, 8), torch.nan), "nan"),
+    ],
+)
+def test_other_tensors_are_refused(predictor, images, said):
+    with pytest.raises(PortraitmattingError, match=said):
+        predictor.predict_tensor(images)
+
+
+def test_bf16_is_close_to_fp32(model, photo):
+    expected = Predictor(model, 64, "fp32").predict(photo).alpha
+    predictor = Predictor(model, 64, "bf16")
+    found = predictor.predict(photo).alpha
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - expected).mean() < 0.02
+    assert "bf16" in str(predictor)
+
+
+def test_the_checkpoint_says_size_and_precision(model):
+    model.checkpoint = CheckpointInfo("test", "free", working_short_side=96, precision="bf16")
+    predictor = Predictor(model)
+    assert predictor.short_side == 96
+    assert predictor.dtype == torch.bfloat16
+    predictor = Predictor(model, short_side=64, precision="fp32")
+    assert predictor.short_side == 64
+    assert predictor.dtype == torch.float32
+
+
+def test_without_a_checkpoint_the_size_must_be_given(model):
+    with pytest.raises(PortraitmattingError, match="give short_side"):
+        Predictor(model)
+
+
+@pytest.mark.parametrize("short_side", [0, 100, -32])
+def test_a_bad_short_side_is_refused_at_once(model, short_side):
+    with pytest.raises(PortraitmattingError, match="multiple of 32"):
+        Predictor(model, short_side=short_side)
+
+
+def test_a_missing_device_is_refused_at_once(model, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("cuda", torch.device("cuda", 0)):
+        with pytest.raises(PortraitmattingError, match="device 'cuda"):
+            Predictor(model, 64, device=device)
+
+
+def test_the_model_is_moved_and_put_into_eval_mode():
+    moves = []
+
+    class Watched(PortraitMatting):
+        def to(self, *args, **kwargs):
+            moves.append(args)
+            return super().to(*args, **kwargs)
+
+    model = Watched(ModelConfig.tiny()).train()
+    predictor = Predictor(model, 64, device="cpu")
+    assert (torch.device("cpu"),) in moves
+    assert not predictor.model.training
+    assert predictor.device == torch.device("cpu")
+
+
+def test_a_predictor_says_what_it_runs_on(predictor):
+    assert str(predictor) == f"cpu ({torch.get_num_threads()} threads), fp32, short side 64"
+
+
+def test_settings_tell_predictors_apart(model):
+    def settings(**changes):
+        return Predictor(model, **{"short_side": 64, **changes}).settings
+
+    before = settings()
+    assert before == settings()
+    assert len({before, settings(short_side=96), settings(precision="bf16")}) == 3
+    with torch.no_grad():
+        model.alpha_head.fine[-1].bias.add_(1e-4)
+    assert settings() != before
+
+
+@pytest.fixture
+def matte(photo) -> Matte:
+    """A disc, soft at its edge."""
+    rows, columns = np.mgrid[0:90, 0:120]
+    alpha = np.clip((35 - np.hypot(rows - 45, columns - 60)) / 10, 0, 1).astype(np.float32)
+    return Matte(photo, alpha, np.full(alpha.shape, 128, np.uint8))
+
+
+def test_the_foreground_waits_until_it_is_asked_for(predictor, photo, monkeypatch):
+    calls = []
+
+    def estimate(image, alpha):
+        calls.append(1)
+        return image
+
+    monkeypatch.setattr("portraitmatting.predictor.estimate_foreground", estimate)
+    matte = predictor.predict(photo)
+    assert not calls
+    assert matte.foreground is matte.foreground
+    matte.rgba()
+    matte.composite("red")
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_cut_out_keeps_depth_colours_and_alpha(matte, dtype):
+    peak = {np.uint8: 255, np.uint16: 65535, np.float32: 1}[dtype]
+    image = (matte.image / 255 * peak).astype(dtype)
+    cut_out = Matte(image, matte.alpha, matte.trimap).rgba()
+    assert cut_out.shape == (90, 120, 4)
+    assert cut_out.dtype == dtype
+    np.testing.assert_allclose(cut_out[..., 3] / peak, matte.alpha, atol=0.5 / 255)
+    np.testing.assert_array_equal(cut_out[45, 60, :3], image[45, 60])
+
+
+def test_composites_take_colours_pictures_blurs_and_callables(matte, rng):
+    outside, inside = matte.alpha == 0, matte.alpha == 1
+    red = matte.composite("red")
+    assert (red[outside] == [255, 0, 0]).all()
+    np.testing.assert_array_equal(red[inside], matte.image[inside])
+    picture = np.full((7, 300, 3), 77, np.uint8)  # of another size, and aspect
+    assert (matte.composite(picture)[outside] == 77).all()
+    assert (matte.composite(picture / np.float32(255))[outside] == 77).all()
+    same_size = rng.integers(0, 256, matte.image.shape, np.uint8)
+    np.testing.assert_array_equal(matte.composite(same_size)[outside], same_size[outside])
+    np.testing.assert_array_equal(
+        matte.composite(lambda image, alpha: image // 2)[outside], matte.image[outside] // 2
+    )
+
+
+def test_a_blur_is_of_the_picture_not_of_its_foreground(matte):
+    painted = Matte(matte.image, matte.alpha, matte.trimap)
+    painted.__dict__["foreground"] = np.zeros_like(matte.image)
+    blurred = painted.composite("blur:0.02")
+    far = np.s_[:3, :, :]  # rows that the person does not reach
+    assert np.abs(blurred[far].astype(int) - matte.image[far]).max() < 25
+
+
+def test_a_background_of_another_size_from_a_callable_is_refused(matte):
+    with pytest.raises(PortraitmattingError, match="does not fit"):
+        matte.composite(lambda image, alpha: image[:5])
+    with pytest.raises(PortraitmattingError, match="no-such-colour"):
+        matte.composite("no-such-colour")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_notebook_gets_a_png(matte, dtype):
+    peak = {np.uint8: 255, np.uint16: 65535, np.float32: 1}[dtype]
+    shown = Matte((matte.image / 255 * peak).astype(dtype), matte.alpha, matte.trimap)
+    png = Image.open(io.BytesIO(shown._repr_png_()))
+    assert (png.format, png.mode, png.size) == ("PNG", "RGBA", (120, 90))
+    assert png.getpixel((60, 45))[3] == 255
+    assert png.getpixel((0, 0))[3] == 0
+
+
+@pytest.mark.parametrize(("shape", "size"), [((600, 2048), (1024, 300)), ((3000, 1), (1, 1024))])
+def test_a_large_picture_is_shown_smaller_at_once(shape, size):
+    matte = Matte(
+        np.zeros((*shape, 3), np.uint8), np.full(shape, 0.5, np.float32), np.zeros(shape, np.uint8)
+    )
+    assert Image.open(io.BytesIO(matte._repr_png_())).size == size
+    assert "foreground" not in matte.__dict__  # that of all pixels would take seconds
