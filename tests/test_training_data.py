@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from training_scenes import grey, photo_folder, portrait, recipe
 
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.images import write_image
@@ -13,6 +12,7 @@ from portraitmatting.training.augment import Augment, crop, degrade
 from portraitmatting.training.config import DataSource, config_from_dict
 from portraitmatting.training.data import TrainingData, join, trimap_classes
 from portraitmatting.training.sources import open_source, read_cutout, soften
+from training_scenes import grey, photo_folder, portrait, recipe
 
 CALM = Augment(close_up=0, flip=0, rotation=0, aspect=0, colour=0, grey=0, blur=0, noise=0, jpeg=0)
 

@@ -1,7 +1,6 @@
 """A run from its first step to its checkpoint, and everything that may interrupt it."""
 
 import csv
-import json
 import math
 import os
 import signal
@@ -13,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_scenes import photo_folder, recipe, tiny_checkpoint
 
 from portraitmatting import cli
 from portraitmatting.errors import PortraitmattingError
@@ -23,6 +21,7 @@ from portraitmatting.training import run_directory
 from portraitmatting.training.config import config_from_dict
 from portraitmatting.training.loop import train
 from portraitmatting.training.run_directory import RunDirectory
+from training_scenes import photo_folder, recipe, tiny_checkpoint, write_toml
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,14 +69,6 @@ def assert_identical(one: dict, two: dict) -> None:
 
 def numbers(table: list[dict[str, str]]) -> list[dict[str, str]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in table]
-
-
-def toml(path: Path, values: dict) -> Path:
-    lines = [f"{k} = {json.dumps(v)}" for k, v in values.items() if k != "data"]
-    for source in values["data"]:
-        lines += ["[[data]]", *(f"{k} = {json.dumps(v)}" for k, v in source.items())]
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return path
 
 
 def test_the_tiny_network_learns_one_portrait_by_heart(tmp_path):
@@ -129,7 +120,7 @@ def test_killed_and_resumed_gives_the_same_bits(tmp_path, photos, start):
     """SIGKILL in the middle of a real process; validation, EMA, drop-out and log included."""
     values = recipe(photos, start=start, steps=12, validation=str(photos), validate_every=4)
     values |= {"accumulate": 2, "save_every": 2}
-    config = toml(tmp_path / "recipe.toml", values)
+    config = write_toml(tmp_path / "recipe.toml", values)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(whole, config_from_dict(values))
 
@@ -173,7 +164,9 @@ def test_resuming_after_any_step_gives_the_same_bits(tmp_path, photos, start, st
 
 def test_other_numbers_of_threads_change_no_bit(tmp_path, photos, start):
     for threads in (1, 3):
-        train(tmp_path / str(threads), config_from_dict(recipe(photos, start=start, threads=threads)))
+        train(
+            tmp_path / str(threads), config_from_dict(recipe(photos, start=start, threads=threads))
+        )
     assert_identical(final(tmp_path / "1"), final(tmp_path / "3"))
 
 
@@ -215,7 +208,9 @@ def test_not_a_number_stops_before_the_weights_and_keeps_the_batch(tmp_path, pho
     model = PortraitMatting(ModelConfig.tiny())
     with torch.no_grad():
         model.trimap_head.layers[-1].bias[0] = math.inf
-    with pytest.raises(PortraitmattingError, match=r"step 0: not finite: trimap, .*batch is in") as e:
+    with pytest.raises(
+        PortraitmattingError, match=r"step 0: not finite: trimap, .*batch is in"
+    ) as e:
         train(tmp_path / "run", config_from_dict(recipe(photos)), model)
     assert "\n" not in str(e.value)
     batch = torch.load(tmp_path / "run" / "failed_batch_0.pt", weights_only=True)
@@ -266,7 +261,9 @@ def test_a_real_write_limit_loses_no_earlier_checkpoint(tmp_path, photos, start)
 
 
 def test_ctrl_c_saves_and_exits_130(tmp_path, photos, start, monkeypatch):
-    config = toml(tmp_path / "recipe.toml", recipe(photos, start=start, steps=50, save_every=50))
+    config = write_toml(
+        tmp_path / "recipe.toml", recipe(photos, start=start, steps=50, save_every=50)
+    )
     run, append = tmp_path / "run", RunDirectory.append
 
     def press_ctrl_c(self, table, row):

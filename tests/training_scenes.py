@@ -1,9 +1,11 @@
 """Small synthetic portraits on disk, and recipes for them; what the training tests share."""
 
+import json
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
 from portraitmatting.checkpoint import CheckpointInfo, save_checkpoint
 from portraitmatting.images import write_image
@@ -42,8 +44,6 @@ def photo_folder(folder: Path, count: int = 4, **size: int) -> Path:
 def tiny_checkpoint(path: Path) -> Path:
     """A fresh tiny network as one of our checkpoints."""
     info = CheckpointInfo(origin="made for a test", licence="none", working_short_side=64)
-    import torch
-
     torch.manual_seed(3)
     save_checkpoint(path, PortraitMatting(ModelConfig.tiny()), info)
     return path
@@ -60,3 +60,15 @@ def recipe(photos: Path, **changes: object) -> dict[str, object]:
         "threads": 1,
         "device": "cpu",
     } | changes
+
+
+def write_toml(path: Path, values: dict[str, object]) -> Path:
+    """Flat values and `data` tables; what JSON and TOML write alike."""
+    values = dict(values)
+    data = values.pop("data")
+    assert isinstance(data, list)
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    for source in data:
+        lines += ["[[data]]", *(f"{key} = {json.dumps(value)}" for key, value in source.items())]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path

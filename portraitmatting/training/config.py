@@ -112,12 +112,10 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise PortraitmattingError(f"{name} {getattr(self, name)}: expected 1 or more")
-        sides = [side for _, side in self.sizes] + [self.short_side]
         starts = [start for start, _ in self.sizes]
         if not starts or starts[0] != 0 or starts != sorted(starts):
-            raise PortraitmattingError(
-                "sizes: expected [fraction, short side] pairs, rising from 0.0"
-            )
+            raise PortraitmattingError("sizes: expected [fraction, short side] pairs from 0.0 on")
+        sides = [side for _, side in self.sizes] + [self.short_side]
         if any(side < 32 or side % 32 for side in sides):
             raise PortraitmattingError(f"short sides {sides}: expected multiples of 32")
         if not 0 <= self.band[0] <= self.band[1]:
@@ -157,7 +155,7 @@ def config_to_dict(config: TrainConfig) -> dict[str, Any]:
 
 def _build(kind: Any, values: Any, where: str) -> Any:
     if not isinstance(values, Mapping):
-        raise PortraitmattingError(f"{where}: expected a table, got {values!r}")
+        raise PortraitmattingError(f"{where.rstrip('.')}: expected a table, got {values!r}")
     hints = get_type_hints(kind)
     names = [f.name for f in fields(kind)]
     for name in values:
