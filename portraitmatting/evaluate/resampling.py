@@ -17,7 +17,8 @@ def bootstrap_interval(scores: Scores, seed: int = 0) -> tuple[float, float]:
     """1-d scores, one a picture -> 95 % interval (low, high) of their mean; NaNs below 2 scores.
 
     The percentile bootstrap with 10,000 resamples (Efron and Tibshirani, "An Introduction to the
-    Bootstrap", 1993, chapter 13). The same seed draws the same pictures for every metric.
+    Bootstrap", 1993, chapter 13), too narrow for a handful of pictures. The same seed draws the
+    same pictures for every metric.
     """
     if len(scores) < 2:
         return float("nan"), float("nan")
