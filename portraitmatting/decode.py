@@ -74,8 +74,11 @@ def _decode(data: bytes) -> Picture:
         formats = [name for name in _FORMATS if name in Image.OPEN]
         image = Image.open(io.BytesIO(data), formats=formats)
         turn = _UPRIGHT.get(_orientation(image), np.asarray)
+        deep = _has_16_bit_colours(image, data)
+        if image.format == "TIFF" and not deep:
+            image.load()  # of other formats only the header warns, and threads decode in parallel
     profile = image.info.get("icc_profile")
-    if _has_16_bit_colours(image, data):
+    if deep:
         pixels: NDArray[Any] = _decode_16_bit(data, premultiplied=_is_premultiplied(image))
     else:
         image.load()
@@ -93,7 +96,7 @@ def _orientation(image: Image.Image) -> int:
         return 1  # both decoders turn the pixels of a TIFF themselves
     try:
         return int(image.getexif().get(0x0112, 1))
-    except Exception:  # noqa: BLE001 - a damaged EXIF block must not cost the picture
+    except Exception:
         return 1
 
 

@@ -1,0 +1,462 @@
+import io
+import os
+import struct
+import sys
+import threading
+import warnings
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from portraitmatting import images
+from portraitmatting.errors import ImageError
+from portraitmatting.images import list_images, read_image, write_image
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+LOSSLESS = [".png", ".webp", ".tif", ".tiff"]
+DEEP = [".png", ".tif", ".tiff"]
+
+
+def noise(*shape, dtype=np.uint8):
+    full = np.iinfo(dtype).max
+    return np.random.default_rng(0).integers(0, full + 1, shape).astype(dtype)
+
+
+def smooth(height=48, width=64):
+    y, x = np.mgrid[:height, :width]
+    return np.dstack([x * 255 / width, y * 255 / height, 255 - x * 255 / width]).astype(np.uint8)
+
+
+def saved(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def read_bytes(tmp_path, data, name="picture.png"):
+    path = tmp_path / name
+    path.write_bytes(data)
+    return read_image(path)
+
+
+def close(pixels, expected, tolerance=3):
+    return np.abs(pixels.astype(int) - np.asarray(expected).astype(int)).mean() < tolerance
+
+
+# Round trips
+
+
+@pytest.mark.parametrize("suffix", LOSSLESS)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_what_is_written_is_read(tmp_path, suffix, channels, dtype):
+    pixels = noise(37, 53, channels, dtype=dtype)
+    if channels == 4:
+        pixels[..., 3] = np.iinfo(dtype).max
+    write_image(tmp_path / f"a{suffix}", pixels, SRGB)
+    read = read_image(tmp_path / f"a{suffix}")
+    if dtype == np.uint16 and suffix == ".webp":
+        pixels = np.rint(pixels / 257).astype(np.uint8)
+    assert read.pixels.dtype == pixels.dtype
+    assert read.pixels.flags.c_contiguous
+    expected = np.repeat(pixels, 3, axis=2) if channels == 1 else pixels[..., :3]
+    assert np.array_equal(read.pixels, expected)
+    assert read.icc_profile == (None if channels == 1 else SRGB)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.sampled_from([1, 3, 4]),
+    st.sampled_from(DEEP),
+    st.sampled_from([np.uint8, np.uint16]),
+)
+def test_any_size_and_depth_survives(tmp_path_factory, height, width, channels, suffix, dtype):
+    pixels = noise(height, width, channels, dtype=dtype)
+    path = tmp_path_factory.mktemp("a") / f"a{suffix}"
+    write_image(path, pixels)
+    if dtype == np.uint8:
+        with Image.open(path) as image:
+            stored = np.asarray(image)
+    else:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+        stored = cv2.imdecode(data, cv2.IMREAD_UNCHANGED).reshape(pixels.shape)
+        stored = stored[..., {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]]
+    assert np.array_equal(stored.reshape(pixels.shape), pixels)
+
+
+@pytest.mark.parametrize("suffix", LOSSLESS)
+def test_alpha_is_written_straight(tmp_path, suffix):
+    pixels = noise(20, 30, 4)
+    write_image(tmp_path / f"a{suffix}", pixels)
+    with Image.open(tmp_path / f"a{suffix}") as image:
+        stored = np.asarray(image.convert("RGBA"))
+    visible = pixels[..., 3] > 0
+    assert np.array_equal(stored[visible], pixels[visible])
+    assert np.array_equal(stored[..., 3], pixels[..., 3])
+
+
+def test_a_large_tiff_of_several_strips_is_readable_by_others(tmp_path):
+    pixels = noise(700, 500, 4, dtype=np.uint16)
+    write_image(tmp_path / "a.tif", pixels)
+    with Image.open(tmp_path / "a.tif") as image:
+        assert len(image.tag_v2[273]) > 1
+        assert image.mode == "RGBA"
+        assert np.array_equal(np.asarray(image), pixels >> 8)
+    data = np.frombuffer((tmp_path / "a.tif").read_bytes(), np.uint8)
+    stored = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(stored[..., [2, 1, 0, 3]], pixels)
+
+
+def test_jpeg_keeps_profile_and_look(tmp_path):
+    for suffix in (".jpg", ".JPEG"):
+        write_image(tmp_path / f"a{suffix}", smooth(), SRGB)
+        read = read_image(tmp_path / f"a{suffix}")
+        assert close(read.pixels, smooth(), 2)
+        assert read.icc_profile == SRGB
+
+
+def test_no_grey_file_carries_an_rgb_profile(tmp_path):
+    for suffix in [*LOSSLESS, ".jpg"]:
+        write_image(tmp_path / f"a{suffix}", noise(9, 9), SRGB)
+        with Image.open(tmp_path / f"a{suffix}") as image:
+            assert "icc_profile" not in image.info
+
+
+def test_floats_are_written_with_8_bits(tmp_path):
+    write_image(tmp_path / "a.png", np.array([[0.0, 0.5, 1.0]], np.float32))
+    assert read_image(tmp_path / "a.png").pixels[0, :, 0].tolist() == [0, 128, 255]
+
+
+# Reading what cameras and editors make
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_comes_upright(tmp_path, kind, orientation):
+    upright = smooth()
+    turned = Image.fromarray(upright)
+    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # PIL transposition that stores it so
+    if orientation > 1:
+        turned = turned.transpose(Image.Transpose(back[orientation]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    read = read_bytes(tmp_path, saved(turned, kind, exif=exif.tobytes()))
+    assert read.pixels.shape == upright.shape
+    assert close(read.pixels, upright)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_of_a_16_bit_png_comes_upright(tmp_path, orientation):
+    eight, exif = Image.fromarray(smooth(6, 9)), Image.Exif()
+    exif[0x0112] = orientation
+    expected = read_bytes(tmp_path, saved(eight, "PNG", exif=exif.tobytes())).pixels
+    plain = cv2.imencode(".png", smooth(6, 9)[..., ::-1].astype(np.uint16) * 257)[1].tobytes()
+    # An eXIf chunk after the header, which ends at byte 33.
+    chunk = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    packed = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    read = read_bytes(tmp_path, plain[:33] + packed + plain[33:])
+    assert read.pixels.dtype == np.uint16
+    assert np.array_equal(read.pixels, expected.astype(np.uint16) * 257)
+
+
+def test_palette_one_bit_and_grey_become_rgb(tmp_path):
+    colour = Image.fromarray(smooth())
+    assert close(read_bytes(tmp_path, saved(colour.quantize(200), "PNG")).pixels, smooth(), 8)
+    for mode in ("L", "1"):
+        expected = np.asarray(colour.convert(mode).convert("RGB"))
+        assert np.array_equal(
+            read_bytes(tmp_path, saved(colour.convert(mode), "PNG")).pixels, expected
+        )
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_sources_lie_over_white(tmp_path, mode):
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (4, 0, 8, 8))
+    pixels = read_bytes(tmp_path, saved(image.convert(mode), "PNG")).pixels
+    assert (pixels[:, :4] == 255).all()
+    assert (pixels[:, 4:] == 0).all()
+
+
+def test_16_bit_transparency_lies_over_white(tmp_path):
+    pixels = np.zeros((4, 4, 4), np.uint16)
+    pixels[..., 3] = [0, 16384, 32768, 65535]
+    for suffix in DEEP:
+        write_image(tmp_path / f"a{suffix}", pixels)
+        row = read_image(tmp_path / f"a{suffix}").pixels[0, :, 0]
+        assert row.tolist() == [65535, 49151, 32767, 0]
+
+
+def test_16_bit_grey_keeps_its_depth(tmp_path):
+    grey = noise(20, 30, dtype=np.uint16)
+    for kind in ("PNG", "TIFF", "PPM"):
+        read = read_bytes(tmp_path, saved(Image.fromarray(grey), kind)).pixels
+        assert read.dtype == np.uint16
+        assert (read == grey[..., None]).all()
+
+
+def test_cmyk_goes_to_rgb(tmp_path):
+    image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    for kind in ("JPEG", "TIFF"):
+        read = read_bytes(tmp_path, saved(image, kind, icc_profile=b"broken" * 40))
+        assert close(read.pixels, np.broadcast_to([255, 0, 0], (8, 8, 3)), 6)
+        assert read.icc_profile is None
+
+
+def test_lab_goes_to_srgb(tmp_path):
+    lab = ImageCms.profileToProfile(
+        Image.fromarray(smooth()),
+        ImageCms.createProfile("sRGB"),
+        ImageCms.createProfile("LAB"),
+        outputMode="LAB",
+    )
+    assert close(read_bytes(tmp_path, saved(lab, "TIFF")).pixels, smooth(), 3)
+
+
+def test_a_profile_that_no_longer_describes_the_pixels_is_dropped(tmp_path):
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    rgb = Image.fromarray(smooth())
+    assert read_bytes(tmp_path, saved(rgb, "PNG", icc_profile=lab)).icc_profile is None
+    assert read_bytes(tmp_path, saved(rgb, "PNG", icc_profile=b"junk")).icc_profile is None
+    assert read_bytes(tmp_path, saved(rgb, "PNG", icc_profile=SRGB)).icc_profile == SRGB
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_of_an_animation_the_first_frame_counts(tmp_path, kind):
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    data = saved(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert close(read_bytes(tmp_path, data).pixels, np.broadcast_to([255, 0, 0], (9, 9, 3)), 4)
+
+
+@pytest.mark.parametrize("name", ["two words.png", "näive 画像.png", "line\nbreak.png"])
+def test_any_name_works(tmp_path, name):
+    if sys.platform == "win32" and "\n" in name:
+        pytest.skip("Windows allows no line break in names")
+    write_image(tmp_path / name, noise(4, 5, 3, dtype=np.uint16))
+    assert read_image(tmp_path / name).pixels.shape == (4, 5, 3)
+    assert [path.name for path in list_images(tmp_path)] == [name]
+
+
+def test_the_content_counts_and_not_the_suffix(tmp_path):
+    data = saved(Image.fromarray(smooth()), "PNG")
+    assert np.array_equal(read_bytes(tmp_path, data, "really a png.jpg").pixels, smooth())
+
+
+# Reading what is broken
+
+
+def truncated(kind, part=0.6, **options):
+    data = saved(Image.fromarray(noise(90, 120, 3)), kind, **options)
+    return data[: int(len(data) * part)]
+
+
+HEAD_ONLY = saved(Image.fromarray(smooth()), "JPEG")[:20]
+BROKEN = {
+    "empty": (b"", "empty .0 bytes."),
+    "text": (b"hello, I am a text", "text, not a picture"),
+    "html": (b"\n<!DOCTYPE html><html></html>", "HTML page"),
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+    "heic": (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC"),
+    "zeros": (bytes(5000), "unknown kind"),
+    "head": (HEAD_ONLY, "JPEG|damaged"),
+    "float": (saved(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
+    "negative": (saved(Image.new("I", (4, 4), -5), "TIFF"), "32-bit integers"),
+    "jpeg": (truncated("JPEG"), "damaged or incomplete"),
+    "progressive": (truncated("JPEG", progressive=True), "damaged or incomplete"),
+    "png": (truncated("PNG"), "damaged or incomplete"),
+    "webp": (truncated("WEBP"), "damaged or incomplete"),
+    "gif": (truncated("GIF"), "damaged or incomplete"),
+    "bmp": (truncated("BMP"), "damaged or incomplete"),
+    "tiff": (truncated("TIFF", compression="tiff_adobe_deflate"), "TIFF.*damaged"),
+    "deep": (
+        cv2.imencode(".png", noise(90, 90, 3, dtype=np.uint16))[1].tobytes()[:9000],
+        "damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_one_line_that_names_it(tmp_path, case):
+    data, says = BROKEN[case]
+    with pytest.raises(ImageError, match=says) as caught:
+        read_bytes(tmp_path, data, "my\npicture.jpg")
+    message = str(caught.value)
+    assert "my\\npicture.jpg" in message
+    assert message.isprintable()
+
+
+def test_missing_files_and_folders_are_clear(tmp_path):
+    for path in (tmp_path / "no.png", tmp_path, tmp_path / "nul\0.png"):
+        with pytest.raises(ImageError, match="cannot be opened") as caught:
+            read_image(path)
+        assert str(caught.value).isprintable()
+
+
+def test_a_decompression_bomb_is_refused_without_a_warning(tmp_path, monkeypatch):
+    data = saved(Image.new("1", (400, 400)), "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400 * 300)  # Pillow warns
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_bytes(tmp_path, data).pixels.shape == (400, 400, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400 * 100)  # Pillow refuses
+    with pytest.raises(ImageError, match="megapixels: scale"):
+        read_bytes(tmp_path, data)
+
+
+def test_odd_exif_neither_warns_nor_costs_the_picture(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for exif in (b"Exif\0\0II*\0\x08\0\0\0\x09\0", b"Exif\0\0garbage", b"Exif\0\0II*\0"):
+            data = saved(Image.fromarray(smooth()), "JPEG", exif=exif)
+            assert close(read_bytes(tmp_path, data).pixels, smooth())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_damage_anywhere_is_an_image_error_or_a_picture(tmp_path_factory, data):
+    kind = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"]))
+    content = bytearray(saved(Image.fromarray(smooth(12, 14)), kind))
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("a") / "a.jpg"
+    path.write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            assert read_image(path).pixels.ndim == 3
+        except ImageError as error:
+            assert str(error).isprintable()
+
+
+def test_many_threads_read_and_write(tmp_path):
+    pixels, wrong = noise(60, 60, 3, dtype=np.uint16), []
+
+    def work(index):
+        path = tmp_path / f"{index}.png"
+        for _ in range(5):
+            write_image(path, pixels)
+            if not np.array_equal(read_image(path).pixels, pixels):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert len(os.listdir(tmp_path)) == 6
+
+
+# Writing that fails
+
+
+def test_what_a_format_cannot_hold_is_refused(tmp_path):
+    with pytest.raises(ImageError, match="no transparency: write"):
+        write_image(tmp_path / "a.jpg", noise(4, 4, 4))
+    with pytest.raises(ImageError, match=r"'\.gif'.*\.png"):
+        write_image(tmp_path / "a.gif", noise(4, 4))
+    with pytest.raises(ImageError, match="cannot be written"):
+        write_image(tmp_path / "a.webp", noise(1, 17000))
+    for shape in ((4, 4, 2), (4,), (0, 4, 3)):
+        with pytest.raises(ImageError, match="expected HxW"):
+            write_image(tmp_path / "a.png", np.zeros(shape, np.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, failure):
+    path = tmp_path / "a.png"
+    write_image(path, noise(4, 4))
+    old = path.read_bytes()
+
+    def fail(*_):
+        raise failure
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises((ImageError, KeyboardInterrupt)) as caught:
+        write_image(path, noise(5, 5))
+    if isinstance(failure, OSError):
+        assert "a.png: cannot be written: No space left on device" in str(caught.value)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
+    assert path.read_bytes() == old
+
+
+def test_a_target_that_is_no_folder_is_clear(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "a.png", tmp_path / "missing" / "a.png"):
+        with pytest.raises(ImageError, match="cannot be written"):
+            write_image(path, noise(4, 4))
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(ImageError, match="cannot be written"):
+        write_image(tmp_path / "a.png", noise(4, 4))
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write all")
+def test_a_read_only_folder_is_clear(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(ImageError, match="Permission denied"):
+            write_image(tmp_path / "a.png", noise(4, 4))
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_clear(tmp_path, monkeypatch):
+    def write_to_full_disk(_, data):
+        with open("/dev/full", "wb") as file:
+            file.write(data)
+
+    monkeypatch.setattr(images.Path, "write_bytes", write_to_full_disk)
+    with pytest.raises(ImageError, match="No space left on device"):
+        write_image(tmp_path / "a.png", noise(400, 400))
+    assert not list(tmp_path.iterdir())
+
+
+# Listing
+
+
+def test_a_tree_is_listed_sorted_and_relative(tmp_path):
+    for name in ("b.png", "a/z.JPG", "a/a.tiff", "a.webp", "note.txt", ".hid.png", ".h/x.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (tmp_path / "folder.png").mkdir()
+    listed = [path.as_posix() for path in list_images(tmp_path)]
+    assert listed == ["a/a.tiff", "a/z.JPG", "a.webp", "b.png"]
+    assert [path.as_posix() for path in list_images(tmp_path, exclude=tmp_path / "a")] == listed[2:]
+
+
+def test_symlinks_are_followed_once(tmp_path):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "in" / "deep" / "a.png").touch()
+    try:
+        (tmp_path / "in" / "deep" / "up").symlink_to(tmp_path / "in", target_is_directory=True)
+        (tmp_path / "in" / "twin").symlink_to(tmp_path / "in" / "deep", target_is_directory=True)
+        (tmp_path / "in" / "self.png").symlink_to(tmp_path / "in" / "self.png")
+        (tmp_path / "in" / "gone.png").symlink_to(tmp_path / "gone.png")
+    except OSError:
+        pytest.skip("no symlinks here")
+    listed = [path.as_posix() for path in list_images(tmp_path / "in")]
+    assert listed == ["deep/a.png", "gone.png", "self.png"]
+    for name in ("gone.png", "self.png"):
+        with pytest.raises(ImageError, match=name):
+            read_image(tmp_path / "in" / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_named_pipes_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    assert list_images(tmp_path) == []
+
+
+def test_a_folder_that_is_not_there_is_clear(tmp_path):
+    with pytest.raises(ImageError, match="cannot be listed"):
+        list_images(tmp_path / "no\nfolder")
