@@ -37,8 +37,10 @@ def test_two_processes_equal_one_with_both_shares(tmp_path):
     values |= {"validation": str(photos), "validate_every": 3, "clip": 0.5}
     config = write_toml(tmp_path / "recipe.toml", values)
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-        + ["-m", "portraitmatting.train", "run", tmp_path / "two", "--config", config],
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+            *("-m", "portraitmatting.train", "run", tmp_path / "two", "--config", config),
+        ],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

@@ -235,7 +235,7 @@ def test_a_full_disk_loses_no_earlier_checkpoint(tmp_path, photos, start, fails,
     def no_space(_):
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(PortraitmattingError, match="No space left on device.*000002.pt is kept"):
+    with pytest.raises(PortraitmattingError, match=r"No space left on device.*000002\.pt is kept"):
         train(run, config_from_dict(recipe(photos, start=start, steps=5)))
     assert [p.name for p in RunDirectory(run).checkpoints()] == ["000001.pt", "000002.pt"]
     assert not [p for p in (run / "checkpoints").iterdir() if p.name.startswith(".")]
@@ -252,7 +252,7 @@ def test_a_real_write_limit_loses_no_earlier_checkpoint(tmp_path, photos, start)
     run, before = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
-        with pytest.raises(PortraitmattingError, match="cannot be written .*make room") as error:
+        with pytest.raises(PortraitmattingError, match=r"cannot be written .*make room") as error:
             train(run, config_from_dict(recipe(photos, start=start)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
