@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from portraitmatting.linear import linear
 from portraitmatting.swin import swin_blocks
 
 
@@ -14,11 +15,16 @@ def upsample2(x: Tensor) -> Tensor:
 
 
 class Fusion(nn.Module):
-    """Maps side by side through a 1x1 convolution and Swin blocks: to (B, channels, H, W)."""
+    """A skip beside the map from below, through a 1x1 convolution and Swin blocks.
+
+    skip (B, S, H, W), absent at the bottom of the U, and below (B, C, H/2, W/2) (at the bottom
+    H x W) to (B, channels, H, W).
+    """
 
     def __init__(
         self,
-        in_channels: int,
+        skip_channels: int,
+        below_channels: int,
         channels: int,
         heads: int,
         window: int,
@@ -26,11 +32,22 @@ class Fusion(nn.Module):
         drop_path: Sequence[float],
     ) -> None:
         super().__init__()
-        self.project = nn.Conv2d(in_channels, channels, 1)
+        self.skip_channels = skip_channels
+        self.project = nn.Conv2d(skip_channels + below_channels, channels, 1)
         self.blocks = swin_blocks(channels, heads, window, mlp_ratio, drop_path)
 
-    def forward(self, *maps: Tensor) -> Tensor:
-        x = self.project(torch.cat(maps, dim=1)).permute(0, 2, 3, 1)
+    def forward(self, below: Tensor, skip: Tensor | None = None) -> Tensor:
+        weight, bias = self.project.weight[:, :, 0, 0], self.project.bias
+        below = below.permute(0, 2, 3, 1)
+        if skip is None:
+            x = linear(below, weight, bias)
+        else:
+            # A 1x1 convolution over both side by side is the sum of one over each, and commutes
+            # with interpolation: below, it costs a quarter, and nothing has to be concatenated.
+            for_skip, for_below = weight.split([self.skip_channels, below.shape[-1]], dim=1)
+            x = linear(below, for_below.contiguous()).permute(0, 3, 1, 2)
+            x = upsample2(x).permute(0, 2, 3, 1)
+            x = linear(skip.permute(0, 2, 3, 1), for_skip.contiguous(), bias, residual=x)
         return self.blocks(x).permute(0, 3, 1, 2)
 
 
@@ -53,10 +70,10 @@ class Decoder(nn.Module):
         blocks = depth * len(channels)
         # The mirror image of the encoder's rule: stochastic depth fades towards the output.
         rates = [drop_path * (blocks - i) / blocks for i in range(blocks)]
-        beside = [pyramid] + [s + c for s, c in zip(skips[:0:-1], channels[:-1], strict=True)]
+        beside, below = [0, *skips[:0:-1]], [pyramid, *channels[:-1]]
         self.fusions = nn.ModuleList(
-            Fusion(into, out, head, window, mlp_ratio, rates[i * depth : (i + 1) * depth])
-            for i, (into, out, head) in enumerate(zip(beside, channels, heads, strict=True))
+            Fusion(*sizes, window, mlp_ratio, rates[i * depth : (i + 1) * depth])
+            for i, sizes in enumerate(zip(beside, below, channels, heads, strict=True))
         )
         self.channels = skips[0] + channels[-1]
 
@@ -64,5 +81,5 @@ class Decoder(nn.Module):
         stem, *stages = skips
         x = self.fusions[0](pyramid)
         for fusion, skip in zip(self.fusions[1:], reversed(stages), strict=True):
-            x = fusion(skip, upsample2(x))
+            x = fusion(x, skip)
         return torch.cat([stem, upsample2(x)], dim=1)

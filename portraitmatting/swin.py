@@ -9,6 +9,7 @@ than rounding.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,24 +17,57 @@ from timm.layers import DropPath, Mlp, trunc_normal_
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
+from portraitmatting.linear import linear
+
+
+class WindowLayout(NamedTuple):
+    """Where the tokens of a map go when it is cut into windows, and how they come back."""
+
+    order: Tensor
+    """(windows * window^2,): for each place in a window the token there; the token after the map's
+    last one stands for padding."""
+    back: Tensor
+    """(H * W,): for each token its place in the windows."""
+    mask: Tensor | None
+    """(windows, 1, window^2, window^2): -100 between tokens that only the roll has made neighbours,
+    which come from opposite borders of the picture (Liu et al., section 3.2); None unshifted."""
+
+
+def window_layout(
+    height: int, width: int, window: int, shift: int, device: torch.device
+) -> WindowLayout:
+    """Pad to whole windows, roll by `shift`, cut: all as one rearrangement."""
+    rows, columns = (-(-side // window) * window for side in (height, width))
+    down, across = rows // window, columns // window
+
+    def cut(grid: Tensor) -> Tensor:
+        grid = grid.view(down, window, across, window)
+        return grid.permute(0, 2, 1, 3).reshape(down * across, window * window)
+
+    y = (torch.arange(rows, device=device) + shift) % rows
+    x = (torch.arange(columns, device=device) + shift) % columns
+    inside = (y < height)[:, None] & (x < width)
+    order = cut(torch.where(inside, y[:, None] * width + x, height * width))
+
+    y = (torch.arange(height, device=device) - shift) % rows
+    x = (torch.arange(width, device=device) - shift) % columns
+    whole = (y // window)[:, None] * across + x // window
+    back = whole * window**2 + (y % window)[:, None] * window + x % window
+
+    mask = None
+    if shift:
+        y, x = torch.arange(rows, device=device), torch.arange(columns, device=device)
+        y = (y >= rows - window).long() + (y >= rows - shift)
+        x = (x >= columns - window).long() + (x >= columns - shift)
+        region = cut(y[:, None] * 3 + x)
+        mask = (region[:, None, :, None] != region[:, None, None, :]).float() * -100
+    return WindowLayout(order.flatten(), back.flatten(), mask)
+
 
 @lru_cache(maxsize=64)
-def shift_mask(rows: int, columns: int, window: int, shift: int) -> Tensor:
-    """Additive mask (windows, 1, window^2, window^2), float32 on the CPU, of a rolled map.
-
-    `rows` x `columns` is the padded map. Tokens that only the roll has made neighbours get -100:
-    they come from opposite borders of the picture (Liu et al., section 3.2).
-    """
-
-    def region(length: int) -> Tensor:
-        position = torch.arange(length)
-        return (position >= length - window).long() + (position >= length - shift).long()
-
-    regions = region(rows)[:, None] * 3 + region(columns)[None, :]
-    tokens = regions.view(rows // window, window, columns // window, window)
-    tokens = tokens.permute(0, 2, 1, 3).reshape(-1, 1, window * window)
-    apart = tokens.unsqueeze(-1) != tokens.unsqueeze(-2)
-    return apart.float() * -100.0
+@torch.inference_mode(False)  # else training could not use what an inference has cached
+def _cached_layout(*args: Any) -> WindowLayout:
+    return window_layout(*args)
 
 
 class SwinBlock(nn.Module):
@@ -54,39 +88,37 @@ class SwinBlock(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self._attend(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
-
-    def _attend(self, x: Tensor) -> Tensor:
-        """Pad, roll, cut into windows, attend, and all of it back."""
         batch, height, width, dim = x.shape
-        window, shift = self.window, self.shift
-        x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
-        rows, columns = x.shape[1], x.shape[2]
-        if shift:
-            x = x.roll((-shift, -shift), dims=(1, 2))
-        x = x.view(batch, rows // window, window, columns // window, window, dim)
-        x = x.permute(0, 1, 3, 2, 4, 5).reshape(-1, window * window, dim)
+        x = x.reshape(batch, height * width, dim)
+        mixed = self._attend(self.norm1(x), height, width)
+        x = self._add(x, mixed, self.attn.proj)
+        hidden = linear(self.norm2(x), self.mlp.fc1.weight, self.mlp.fc1.bias, gelu=True)
+        x = self._add(x, hidden, self.mlp.fc2)
+        return x.view(batch, height, width, dim)
 
-        bias = self._position_bias()
-        if shift:
-            mask = shift_mask(rows, columns, window, shift).to(bias)
-            bias = (bias + mask).repeat(batch, 1, 1, 1)
-        x = self._attention(x, bias)
+    def _add(self, x: Tensor, update: Tensor, layer: nn.Linear) -> Tensor:
+        """x plus what `layer` makes of `update`."""
+        if self.training:
+            return x + self.drop_path(layer(update))
+        return linear(update, layer.weight, layer.bias, residual=x)
 
-        x = x.view(batch, rows // window, columns // window, window, window, dim)
-        x = x.permute(0, 1, 3, 2, 4, 5).reshape(batch, rows, columns, dim)
-        if shift:
-            x = x.roll((shift, shift), dims=(1, 2))
-        return x[:, :height, :width]
-
-    def _attention(self, tokens: Tensor, bias: Tensor) -> Tensor:
-        """Multi-head attention inside each window; tokens (windows, window^2, C)."""
-        windows, length, dim = tokens.shape
-        qkv = self.attn.qkv(tokens).view(windows, length, 3, self.heads, dim // self.heads)
+    def _attend(self, x: Tensor, height: int, width: int) -> Tensor:
+        """Attention inside each window, up to the projection: (B, H * W, C) to the same."""
+        batch, _, dim = x.shape
+        tracing = torch.compiler.is_compiling()  # or exporting, where sizes may be symbols
+        layout = (window_layout if tracing else _cached_layout)(
+            height, width, self.window, self.shift, x.device
+        )
+        x = F.pad(x, (0, 0, 0, 1)).index_select(1, layout.order)
+        qkv = linear(x, self.attn.qkv.weight, self.attn.qkv.bias)
+        qkv = qkv.view(-1, self.window**2, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
-        return self.attn.proj(mixed.transpose(1, 2).reshape(windows, length, dim))
+
+        bias = self._position_bias().to(query.dtype)
+        if layout.mask is not None:
+            bias = (bias + layout.mask.to(query.dtype)).repeat(batch, 1, 1, 1)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return mixed.transpose(1, 2).reshape(batch, -1, dim).index_select(1, layout.back)
 
     def _position_bias(self) -> Tensor:
         """Relative position bias, (1, heads, window^2, window^2)."""
