@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from portraitmatting.errors import CheckpointError
+
 _CODES, _SCALE = ".int8", ".scale"
 """What is added to a tensor's name for its codes and for the scale of each output channel."""
 _SMALLEST = 4096
@@ -37,14 +39,16 @@ def dequantise_int8(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The float state dict that `quantise_int8` was given, its weights as near as 8 bits can say.
 
     Entries that are not quantised pass through, so any state dict may come in. A weight without
-    its scale raises KeyError.
+    its scale raises `CheckpointError`.
     """
     out: dict[str, Tensor] = {}
     for name, value in state.items():
         if name.endswith(_CODES):
             weight = name.removesuffix(_CODES)
-            scale = state[weight + _SCALE].view(-1, *[1] * (value.ndim - 1))
-            out[weight] = value.float() * scale
+            scale = state.get(weight + _SCALE)
+            if scale is None or scale.shape != value.shape[:1]:
+                raise CheckpointError(f"{name} lacks a scale for each of its {len(value)} channels")
+            out[weight] = value.float() * scale.view(-1, *[1] * (value.ndim - 1))
         elif not (name.endswith(_SCALE) and name.removesuffix(_SCALE) + _CODES in state):
             out[name] = value
     return out

@@ -11,6 +11,7 @@ import argparse
 from dataclasses import fields
 from typing import Any, get_type_hints
 
+from portraitmatting.checkpoint import STORAGE
 from portraitmatting.cli import given, run
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.training.config import TrainConfig, config_from_dict, read_config
@@ -93,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run", metavar="RUN")
     export.add_argument("out", metavar="OUT")
     export.add_argument("--which", choices=("best", "last"), help="weights (default: best)")
-    export.add_argument("--storage", help="how weights are stored: fp32, fp16 (default) or int8")
+    export.add_argument("--storage", choices=tuple(STORAGE), help="of the weights (default: fp16)")
     export.add_argument("--licence", help="under which the weights may be used")
     return parser
 

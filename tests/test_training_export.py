@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from portraitmatting.checkpoint import load_model
-from portraitmatting.errors import PortraitmattingError
-from portraitmatting.model import PortraitMatting
+from portraitmatting.checkpoint import CheckpointInfo, load_model, save_checkpoint
+from portraitmatting.errors import CheckpointError, PortraitmattingError
+from portraitmatting.model import ModelConfig, PortraitMatting
 from portraitmatting.quantise import dequantise_int8, quantise_int8
 from portraitmatting.train import main
 from portraitmatting.training.config import config_from_dict
@@ -105,6 +105,26 @@ def test_quantised_storage_is_a_quarter_of_fp32_and_plain_states_pass_through():
     assert size["int8"] < 0.265 * size["fp32"]
     assert dequantise_int8(state).keys() == state.keys()
     assert dequantise_int8(quantise_int8(state)).keys() == state.keys()
+
+
+def test_a_checkpoint_in_int8_loads_as_the_dequantised_weights(tmp_path):
+    model = PortraitMatting(ModelConfig(depths=(1, 1, 1, 1), decoder_depth=1)).eval()
+    info = CheckpointInfo(origin="made for a test", licence="none", working_short_side=64)
+    save_checkpoint(tmp_path / "int8.safetensors", model, info, storage="int8")
+    save_checkpoint(tmp_path / "fp16.safetensors", model, info, storage="fp16")
+    sizes = [(tmp_path / f"{s}.safetensors").stat().st_size for s in ("int8", "fp16")]
+    assert sizes[0] < 0.54 * sizes[1]
+    loaded = load_model(tmp_path / "int8.safetensors")
+    expected = dequantise_int8(quantise_int8(model.state_dict()))
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, expected[name].float())
+
+
+def test_codes_without_their_scales_are_refused():
+    stored = quantise_int8({"w": torch.randn(64, 64)})
+    for broken in ({"w.int8": stored["w.int8"]}, stored | {"w.scale": torch.ones(3)}):
+        with pytest.raises(CheckpointError, match=r"w\.int8 lacks a scale for each of its 64"):
+            dequantise_int8(broken)
 
 
 def test_timms_weights_start_the_encoder(tmp_path):

@@ -22,13 +22,14 @@ from portraitmatting.checkpoint.author_keys import from_author_keys, is_author_s
 from portraitmatting.checkpoint.state_files import read_state
 from portraitmatting.errors import CheckpointError
 from portraitmatting.model import ModelConfig, PortraitMatting
+from portraitmatting.quantise import dequantise_int8, quantise_int8
 
 DEFAULT = "portraitmatting_swint"
 FOLDER_VARIABLE = "PORTRAITMATTING_CHECKPOINTS"
 """Environment variable that names another folder in which checkpoints are looked up by name."""
 SUMS = "SHA256SUMS"
 """The table of known checkpoints in a checkpoints folder, as sha256sum writes and checks it."""
-STORAGE = {"fp32": torch.float32, "fp16": torch.float16}
+STORAGE = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.int8}
 
 _METADATA_KEY = "portraitmatting"
 
@@ -84,13 +85,14 @@ def save_checkpoint(
     info: CheckpointInfo,
     storage: str = "fp32",
 ) -> None:
-    """Write `model` atomically as one of our checkpoints, stored as "fp32" or "fp16"."""
+    """Write `model` atomically as one of our checkpoints, stored as "fp32", "fp16" or "int8"."""
     if storage not in STORAGE:
         raise CheckpointError(f"storage {storage!r}: expected one of {', '.join(STORAGE)}")
-    state = {
-        key: value.detach().to("cpu", STORAGE[storage]).contiguous()
-        for key, value in model.state_dict().items()
-    }
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    if storage == "int8":
+        state = quantise_int8(state)
+    else:
+        state = {key: value.to(STORAGE[storage]) for key, value in state.items()}
     # One JSON text: safetensors writes several metadata keys in random order, and then no two
     # files of the same weights would share a sha256.
     text = json.dumps({"config": asdict(model.config), **asdict(info)}, ensure_ascii=False)
@@ -104,7 +106,8 @@ def save_checkpoint(
 def describe(source: str | os.PathLike[str] | None = None) -> dict[str, str]:
     """What a checkpoint is, and what it says of itself; raises as `load_model` does."""
     path, _ = locate(source)
-    info = load_model(source).checkpoint
+    model = load_model(source)
+    info = model.checkpoint
     assert info is not None
     state, _ = read_state(path)
     stored = sorted({str(value.dtype).removeprefix("torch.") for value in state.values()})
@@ -113,7 +116,7 @@ def describe(source: str | os.PathLike[str] | None = None) -> dict[str, str]:
         "file": path.name,
         "size": f"{path.stat().st_size / 1e6:.1f} MB",
         "sha256": f"{sha256(path)} ({f'as listed in {SUMS}' if listed else 'not listed'})",
-        "parameters": f"{sum(v.numel() for v in state.values() if v.is_floating_point()):,}",
+        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         "stored as": ", ".join(stored),
         "origin": info.origin,
         "licence": info.licence,
@@ -166,6 +169,7 @@ def sha256(path: Path) -> str:
 def _build(state: dict[str, Tensor], text: str | None) -> PortraitMatting:
     """The network for these weights and this metadata, strictly loaded."""
     config, info = ModelConfig(), AUTHOR
+    state = dequantise_int8(state)
     if is_author_state(state):
         state = from_author_keys(state)
     elif text is None:
