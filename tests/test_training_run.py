@@ -308,3 +308,31 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     (tmp_path / "checkpoints" / "000001.pt").write_bytes(b"PK not really")
     with pytest.raises(PortraitmattingError, match=r"000001\.pt: cannot be read"):
         RunDirectory(tmp_path).latest()
+
+
+def test_bf16_trains_on_the_cpu_and_fp16_is_refused_there(tmp_path, photos, start):
+    train(
+        tmp_path / "run", config_from_dict(recipe(photos, start=start, precision="bf16", steps=2))
+    )
+    train(tmp_path / "fp32", config_from_dict(recipe(photos, start=start, steps=2)))
+    losses = [float(rows(tmp_path / n / "log.csv")[0]["total"]) for n in ("run", "fp32")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05) and losses[0] != losses[1]
+    assert all(v.dtype != torch.bfloat16 for v in final(tmp_path / "run")["model"].values())
+    with pytest.raises(PortraitmattingError, match="fp16 needs a GPU"):
+        train(tmp_path / "no", config_from_dict(recipe(photos, start=start, precision="fp16")))
+
+
+def test_tensorboard_gets_both_tables(tmp_path, photos, start):
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    values = recipe(photos, start=start, steps=2, validation=str(photos), tensorboard=True)
+    train(tmp_path / "run", config_from_dict(values))
+    events = reading.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert {"log/total", "scores/MAD"} <= set(events.Tags()["scalars"])
+    log = [float(row["total"]) for row in rows(tmp_path / "run" / "log.csv")]
+    np.testing.assert_allclose([e.value for e in events.Scalars("log/total")], log, rtol=1e-6)
+
+
+def test_without_tensorboard_one_line_says_how_to_get_it(tmp_path, photos, start, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(PortraitmattingError, match="pip install tensorboard"):
+        train(tmp_path / "run", config_from_dict(recipe(photos, start=start, tensorboard=True)))
