@@ -35,7 +35,7 @@ def _onednn(x: Tensor, weight: Tensor) -> bool:
         and x.device.type == "cpu"
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()  # which fuses by itself, and export wants plain operators
+        and not torch.compiler.is_compiling()  # it fuses by itself; export wants plain operators
         and _AVAILABLE
     )
 

@@ -162,8 +162,7 @@ def known_sums(folder: Path) -> dict[str, str]:
 
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _build(state: dict[str, Tensor], text: str | None) -> PortraitMatting:
