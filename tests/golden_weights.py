@@ -1,4 +1,4 @@
-"""Weights and pictures that anyone can rebuild from names alone, as the golden outputs were made."""
+"""Weights and pictures that anyone can rebuild from names, as for the golden outputs."""
 
 from collections.abc import Mapping
 from math import prod
