@@ -53,7 +53,10 @@ def describe_device(device: torch.device) -> str:
     """The device's name for people: "cuda:0 (NVIDIA A100)", "cpu (2 threads)"."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        return f"cpu ({threads} {'thread' if threads == 1 else 'threads'})"
+    return str(device)
 
 
 def describe_precision(dtype: torch.dtype) -> str:

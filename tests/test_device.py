@@ -89,8 +89,11 @@ def test_precisions_that_cannot_be():
         choose_precision("fp16", CPU)
 
 
-def test_descriptions():
-    assert describe_device(CPU) == f"cpu ({torch.get_num_threads()} threads)"
+def test_descriptions(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert describe_device(CPU) == "cpu (2 threads)"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert describe_device(CPU) == "cpu (1 thread)"
     assert describe_device(MPS) == "mps"
 
 

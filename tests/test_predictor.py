@@ -10,6 +10,7 @@ from PIL import Image
 
 from portraitmatting import ModelConfig, PortraitMatting, PortraitmattingError, Predictor
 from portraitmatting.checkpoint import CheckpointInfo
+from portraitmatting.device import describe_device
 from portraitmatting.heads import fuse
 from portraitmatting.predictor import Matte
 from portraitmatting.transforms import network_size, to_source_size, to_tensor
@@ -286,7 +287,7 @@ def test_the_model_is_moved_and_put_into_eval_mode():
 
 
 def test_a_predictor_says_what_it_runs_on(predictor):
-    assert str(predictor) == f"cpu ({torch.get_num_threads()} threads), fp32, short side 64"
+    assert str(predictor) == f"{describe_device(torch.device('cpu'))}, fp32, short side 64"
 
 
 def test_settings_tell_predictors_apart(model):

@@ -1,0 +1,276 @@
+"""The folder job's command line."""
+
+import inspect
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import eval_image_folder
+from portraitmatting import ModelConfig, PortraitMatting, read_image, write_image
+from portraitmatting.checkpoint import DEFAULT, CheckpointInfo, load_model, save_checkpoint
+from portraitmatting.cli import run
+from portraitmatting.device import choose_device
+from portraitmatting.folder.job import Summary, matte_folder
+from portraitmatting.folder.plan import plan_folder
+from portraitmatting.folder.style import Style
+from portraitmatting.predictor import Predictor
+
+SCRIPT = Path(eval_image_folder.__file__)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> str:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors"
+    info = CheckpointInfo(origin="a test", licence="none", working_short_side=32)
+    save_checkpoint(path, PortraitMatting(ModelConfig.tiny()), info)
+    return str(path)
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch) -> Path:
+    """Two pictures, beside which the script runs."""
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path / "photos", "a.jpg", "sub/b.png")
+    return tmp_path / "photos"
+
+
+def fill(folder: Path, *names: str) -> None:
+    rng = np.random.default_rng(0)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_image(folder / name, rng.integers(0, 256, (40, 48, 3), np.uint8))
+
+
+def call(*arguments: object) -> int | str | None:
+    """The exit code of a call in this process."""
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: eval_image_folder.main([str(argument) for argument in arguments]))
+    return ended.value.code
+
+
+def files(folder: Path) -> set[str]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix() for path in found} - {".portraitmatting.jsonl"}
+
+
+def test_a_newcomers_call_gives_mattes_and_cut_outs(photos, checkpoint, capsys):
+    assert call("photos", "--checkpoint", checkpoint) == 0
+    out, err = capsys.readouterr()
+    assert files(Path("mattes")) == {
+        "alpha/a.png",
+        "alpha/sub/b.png",
+        "rgba/a.png",
+        "rgba/sub/b.png",
+    }
+    assert read_image("mattes/rgba/a.png").pixels.shape == (40, 48, 3)
+    assert out == "2 done, 0 skipped, 0 failed\nresults in mattes\n"
+    assert re.search(r"^2 pictures, cpu \(\d+ threads?\), fp32, short side 32$", err, re.MULTILINE)
+    assert call("photos", "--checkpoint", checkpoint) == 0
+    assert capsys.readouterr().out.startswith("0 done, 2 skipped, 0 failed\n")
+
+
+def test_every_option_is_heard(photos, checkpoint, capsys, monkeypatch):
+    heard = {}
+
+    def job(plan, predictor, style, **rest):
+        heard.update(plan=plan, predictor=predictor, style=style, **rest)
+        return Summary()
+
+    monkeypatch.setattr("portraitmatting.folder.job.matte_folder", job)
+    options = (
+        "--output composite foreground --format tiff --bits 16 --foreground fast --overwrite "
+        f"--background blur:0.05 --checkpoint {checkpoint} --short-side 64 --device cpu "
+        "--precision bf16 --batch-size 3 --workers 5"
+    ).split()
+    assert call("photos/a.jpg", "results", *options) == 0
+    plan, predictor = heard["plan"], heard["predictor"]
+    assert (plan.root, plan.sources, plan.output) == (
+        Path("photos"),
+        [Path("a.jpg")],
+        Path("results"),
+    )
+    assert (plan.kinds, plan.suffix, plan.bits) == (("composite", "foreground"), ".tiff", 16)
+    assert heard["style"] == Style("fast", "blur:0.05")
+    assert (predictor.short_side, predictor.dtype) == (64, torch.bfloat16)
+    assert predictor.model.config == ModelConfig.tiny()
+    assert (heard["batch_size"], heard["workers"], heard["overwrite"]) == (3, 5, True)
+    assert heard["progress"]
+    assert "1 picture, cpu" in capsys.readouterr().err
+
+
+def test_options_left_out_are_left_to_the_library(photos, checkpoint, monkeypatch):
+    heard = {}
+
+    def job(plan, predictor, style, **rest):
+        heard.update(rest)
+        return Summary()
+
+    monkeypatch.setattr("portraitmatting.folder.job.matte_folder", job)
+    assert call("photos", "--checkpoint", checkpoint) == 0
+    assert heard == {"progress": True}
+    assert all(action.default is None for action in actions().values())
+
+
+def actions() -> dict[str, object]:
+    found = eval_image_folder._parser()._actions
+    return {action.dest: action for action in found if action.dest != "help"}
+
+
+@pytest.mark.parametrize(
+    ("option", "function", "parameter"),
+    [
+        ("output", plan_folder, "output"),
+        ("kinds", plan_folder, "kinds"),
+        ("image_format", plan_folder, "image_format"),
+        ("foreground", Style, "foreground"),
+        ("background", Style, "background"),
+        ("device", choose_device, "name"),
+        ("workers", matte_folder, "workers"),
+    ],
+)
+def test_help_tells_the_defaults_that_the_library_has(option, function, parameter):
+    default = inspect.signature(function).parameters[parameter].default
+    default = " ".join(default) if isinstance(default, tuple) else str(default)
+    assert f"(default: {default})" in actions()[option].help
+
+
+def test_help_tells_every_default(capsys):
+    assert call("--help") == 0
+    assert "Exit code 0 if all went well" in re.sub(r"\s+", " ", capsys.readouterr().out)
+    for name, action in actions().items():
+        assert "(default: " in action.help or name in ("input", "overwrite")
+    assert f"(default: {DEFAULT})" in actions()["checkpoint"].help
+
+
+def test_failures_give_exit_code_1_and_say_why(photos, checkpoint, capsys):
+    (photos / "empty.jpg").write_bytes(b"")
+    assert call("photos", "--output", "alpha", "--checkpoint", checkpoint) == 1
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert first == "2 done, 0 skipped, 1 failed"
+    assert re.match(r"failed: photos.empty\.jpg: the file is empty", second)
+    assert last == "results in mattes"
+
+
+def test_a_full_disk_gives_exit_code_1(photos, checkpoint, capsys, monkeypatch):
+    def full(path, data):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert call("photos", "--output", "alpha", "--checkpoint", checkpoint) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("0 done, 0 skipped, 0 failed\nstopped: ")
+    assert "No space left on device" in out
+    assert files(Path("mattes")) == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "nowhere: no such file or folder"),
+        (["photos", "--format", "bmp"], "unknown format 'bmp'"),
+        (["photos", "--output", "alpha", "out"], "unknown output 'out'"),
+        (["photos", "--foreground", "best"], "unknown foreground method 'best'"),
+        (["photos", "--background", "nothing.png"], "nothing.png"),
+        (["photos", "--device", "warp"], "unknown device 'warp'"),
+        (["photos", "--checkpoint", "nowhere.pth"], "nowhere.pth"),
+    ],
+)
+def test_wrong_calls_are_one_line_and_exit_code_2(photos, capsys, arguments, said):
+    assert call(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert said in err
+    assert err.count("\n") == 1
+    assert not Path("mattes").exists()
+
+
+def test_settings_that_do_not_fit_the_checkpoint(photos, checkpoint, capsys):
+    for wrong in (["--short-side", "50"], ["--precision", "fp16"], ["--batch-size", "0"]):
+        assert call("photos", "--checkpoint", checkpoint, "--device", "cpu", *wrong) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+
+
+def test_a_device_that_is_not_there_is_no_reason_to_fall_back(photos, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert call("photos", "--device", "cuda") == 2
+    assert "error: device 'cuda'" in capsys.readouterr().err
+
+
+def start(*arguments: object, **options) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        **options,
+    )
+
+
+def test_sources_of_one_name_are_found_before_anything_is_loaded(photos):
+    fill(photos, "a.png")
+    (photos.parent / "bad.safetensors").write_bytes(b"no checkpoint")
+    code = (
+        "import runpy, sys\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    code = f"import sys; sys.argv = {[str(SCRIPT), 'photos', '--checkpoint', 'bad']!r}\n{code}"
+    process = start("-c", code)
+    _, err = process.communicate(timeout=60)
+    assert re.fullmatch(r"error: photos.a\.jpg and a\.png would both be written as .*\n", err)
+    assert process.returncode == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is another thing there")
+def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(photos, checkpoint):
+    fill(photos, *(f"{index}.png" for index in range(150)))
+    output = photos.parent / "mattes"
+    arguments = ["photos", "--output", "alpha", "--checkpoint", checkpoint, "--short-side", "128"]
+    process = start(
+        SCRIPT,
+        *arguments,
+        # The tests may run in the background of a shell that has it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while process.poll() is None and not list(output.glob("alpha/[0-9]*.png")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "stopped: interrupted; what is done is kept" in out
+    made = files(output / "alpha")
+    assert 0 < len(made) < 152
+    assert not [name for name in made if ".tmp" in name]
+    assert out.startswith(f"{len(made)} done, ")
+    for name in sorted({f"{index}.png" for index in range(150)} - made)[3:]:
+        (photos / name).unlink()
+    left = len(files(photos)) - len(made)
+    predictor = Predictor(load_model(checkpoint), short_side=128)
+    assert matte_folder(plan_folder("photos", kinds=["alpha"]), predictor) == Summary(
+        done=left, skipped=len(made)
+    )
+
+
+def test_names_that_the_terminal_cannot_show(photos, checkpoint, monkeypatch):
+    (photos / "写真\n.png").write_bytes(b"")
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert call("--output", "alpha", "--checkpoint", checkpoint, "--", "photos") == 1
+    lines = terminal.buffer.getvalue().decode("ascii").splitlines()
+    assert len(lines) == 3
+    assert r"\u5199\u771f\n.png" in lines[1]
