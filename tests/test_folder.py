@@ -29,6 +29,7 @@ from portraitmatting.folder.job import Summary, matte_folder
 from portraitmatting.folder.journal import NAME, Journal
 from portraitmatting.folder.plan import KINDS, plan_folder
 from portraitmatting.folder.style import Style
+from portraitmatting.foreground import METHODS
 
 PLAIN = Style(foreground="none")
 """Nothing to compile or estimate."""
@@ -333,7 +334,19 @@ def test_the_foreground_is_estimated_once_and_only_where_needed(photos, run, mon
     run("alpha", style=Style("ml"))
     assert calls == []
     run(*KINDS, style=Style("ml"))
-    assert calls == [(2, 2, 3), (20, 24, 3)]  # the first one loads pymatting
+    assert calls == [(4, 4, 3), (20, 24, 3)]  # the first one loads pymatting
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_works_and_leaves_pytorch_its_threads(photos, output, run, method):
+    fill(photos, "a.png")
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 2)  # numba, which pymatting uses, would set its own number
+    try:
+        assert run("rgba", style=Style(method)).done == 1
+        assert torch.get_num_threads() == before + 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ValueError("did not converge")])
@@ -737,7 +750,7 @@ def test_what_compiling_says_comes_before_the_bar(photos, run, monkeypatch):
     monkeypatch.setattr("sys.stderr", terminal := Terminal())
 
     def estimate(image, alpha, method):
-        if image.shape == (2, 2, 3):
+        if image.shape == (4, 4, 3):
             print("Preparing foreground estimation", file=terminal)
         return image
 

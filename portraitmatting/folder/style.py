@@ -48,9 +48,9 @@ class Style:
     def prepare(self, kinds: Sequence[str]) -> None:
         """Load what `results` of these kinds will need, which may take long, and says so."""
         if any(kind != "alpha" for kind in kinds):
-            estimate_foreground(
-                np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.float32), self.foreground
-            )
+            # Not blank, over which closed form would stumble.
+            image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+            estimate_foreground(image, image[..., 0] / np.float32(48), self.foreground)
 
     def results(
         self, matte: Matte, kinds: Sequence[str], bits: int | None
