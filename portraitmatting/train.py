@@ -65,7 +65,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    start = commands.add_parser("run", help="train in the folder RUN")
+    start = commands.add_parser(
+        "run",
+        help="train in the folder RUN",
+        epilog="The settings and their defaults are explained in portraitmatting/training/config.py",
+    )
     start.add_argument(
         "run", metavar="RUN", help="folder of the run: new, or with --resume one to go on with"
     )

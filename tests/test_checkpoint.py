@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 from dataclasses import replace
 
 import pytest
@@ -242,11 +243,12 @@ def test_names_are_looked_up_where_the_variable_says_and_verified(ours, monkeypa
 def test_writing_is_atomic(ours, tiny_model, monkeypatch):
     before = ours.read_bytes()
 
-    def full(state, path, metadata):
-        path.write_bytes(b"half")
+    def full(path, content):
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("portraitmatting.checkpoint.save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(CheckpointError, match="No space left"):
         save_checkpoint(ours, tiny_model, INFO)
     assert ours.read_bytes() == before

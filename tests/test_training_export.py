@@ -56,6 +56,12 @@ def test_the_checkpoint_holds_the_average_and_says_how_it_was_made(finished, tmp
     assert set(info.facts["scores"]) == {"MAD", "MSE", "SAD", "IoU"}
 
 
+def test_others_may_read_the_checkpoint_as_far_as_the_umask_says(finished, tmp_path):
+    (tmp_path / "plain").touch()
+    out = export_run(finished, tmp_path / "out.safetensors")
+    assert out.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_no_path_of_this_machine_leaves_with_the_checkpoint(finished, tmp_path):
     export_run(finished, tmp_path / "out.safetensors")
     with safe_open(tmp_path / "out.safetensors", framework="pt") as file:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from portraitmatting.atomic import atomic_path
@@ -98,7 +98,8 @@ def save_checkpoint(
     text = json.dumps({"config": asdict(model.config), **asdict(info)}, ensure_ascii=False)
     try:
         with atomic_path(Path(path)) as temporary:
-            save_file(state, temporary, {_METADATA_KEY: text})
+            # Not save_file: it makes a file of its own that only its owner may read.
+            temporary.write_bytes(save(state, {_METADATA_KEY: text}))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be written ({error})") from None
 
