@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     start = commands.add_parser(
         "run",
         help="train in the folder RUN",
-        epilog="The settings and their defaults are explained in portraitmatting/training/config.py",
+        epilog="The settings and their defaults are in portraitmatting/training/config.py",
     )
     start.add_argument(
         "run", metavar="RUN", help="folder of the run: new, or with --resume one to go on with"

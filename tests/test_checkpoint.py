@@ -4,8 +4,8 @@ import json
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
