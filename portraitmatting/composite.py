@@ -190,7 +190,7 @@ def parse_background(text: str) -> Background:
         return chequer()
     if match := re.fullmatch(r"blur(?::(.*))?", text, re.DOTALL):
         try:
-            return blur(float(match[1])) if match[1] else blur()
+            return blur() if match[1] is None else blur(float(match[1]))
         except ValueError as error:
             raise PortraitmattingError(
                 f"background {text!r}: blur takes a strength above 0 up to 0.5, as in blur:0.05"

@@ -90,12 +90,12 @@ def blur_fusion(image: Tensor, alpha: Tensor) -> Tensor:
 def fusion_windows(height: int, width: int) -> tuple[int, int]:
     """The wide and the narrow window for a picture of this size: odd, in pixels.
 
-    The paper has 90 and 6 at any size. Windows that grow with the picture do better: on cut-outs
-    with known colours the error falls from 8.6 to 7.3 grey levels at 420 pixels' height and from
-    7.0 to 6.6 at 1680.
+    The paper has 90 and 6 at any size. Windows that grow with the picture do better: on 10
+    cut-outs with known colours, 420 pixels high, the mean error at the edges falls from 8.6 grey
+    levels to 8.1, and from 11.0 to 9.2 if these edges are out of focus ("ml": 8.5 and 7.1).
     """
-    wide = min(height, width) / 16
-    return max(7, int(wide) // 2 * 2 + 1), max(3, int(wide / 7) // 2 * 2 + 1)
+    short = min(height, width)
+    return max(7, short // 8 // 2 * 2 + 1), max(3, short // 56 // 2 * 2 + 1)
 
 
 def _weighted_mean(colours: Tensor, weight: Tensor, window: int) -> Tensor:
@@ -113,6 +113,10 @@ def _box(planes: Tensor, window: int) -> Tensor:
         for source, target in zip(planes.flatten(0, 1), means.flatten(0, 1), strict=True):
             cv2.blur(source.numpy(), (window, window), target.numpy(), borderType=_ZEROS)
         return means
+    return _box_by_sums(planes, window)
+
+
+def _box_by_sums(planes: Tensor, window: int) -> Tensor:
     return _window_sums(_window_sums(planes, window, 3), window, 2) / window**2
 
 
@@ -141,10 +145,12 @@ def _pymatting(method: str) -> _Solver:
             notice = threading.Timer(_PATIENCE, _say_why_it_takes_long)
             notice.daemon = True
             notice.start()
+            threads = torch.get_num_threads()
             try:
                 _solvers[method] = _load_solver(method)
             finally:
                 notice.cancel()
+                torch.set_num_threads(threads)  # numba leaves its own number in their OpenMP
         return _solvers[method]
 
 

@@ -1,0 +1,247 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portraitmatting.composite import (
+    blur,
+    chequer,
+    color,
+    composite,
+    parse_background,
+    picture,
+    rgba,
+)
+from portraitmatting.depth import to_depth, to_unit
+from portraitmatting.errors import PortraitmattingError
+from portraitmatting.images import write_image
+
+DTYPES = [np.uint8, np.uint16, np.float32, np.float64]
+BACKGROUNDS = {
+    "color": color("#336699"),
+    "picture": picture(np.random.default_rng(1).integers(0, 256, (30, 90, 3)).astype(np.uint8)),
+    "blur": blur(),
+    "chequer": chequer(),
+}
+
+
+def noise(height=24, width=32, dtype=np.uint8):
+    unit = np.random.default_rng(0).random((height, width, 3))
+    return to_depth(unit, dtype)
+
+
+def ramp(height=24, width=32):
+    return np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1))
+
+
+# Composites
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("other", DTYPES)
+def test_a_composite_mixes_by_alpha_and_rounds_last(dtype, other):
+    foreground, background = noise(dtype=dtype), noise(dtype=other)[::-1]
+    result = composite(foreground, ramp(), background)
+    weight = ramp()[..., None].astype(np.float64)
+    exact = weight * to_unit(foreground) + (1 - weight) * to_unit(background)
+    full = 1 if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max
+    assert result.dtype == dtype
+    assert np.abs(result - exact * full).max() <= (1e-6 if full == 1 else 0.51)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_alpha_0_and_1_give_the_very_pixels(dtype):
+    foreground, background = noise(dtype=dtype), noise(dtype=dtype)[::-1]
+    for level, expected in ((0, background), (1, foreground)):
+        result = composite(foreground, np.full((24, 32), level, np.float32), background)
+        assert np.allclose(result, expected, rtol=0, atol=1e-6)
+
+
+@given(st.integers(0, 65535), st.integers(0, 65535), st.floats(0, 1, width=32))
+def test_a_mixture_lies_between_its_parts(first, second, level):
+    one = np.full((1, 1, 3), first, np.uint16)
+    other = np.full((1, 1, 3), second, np.uint16)
+    value = composite(one, np.full((1, 1), level, np.float32), other)[0, 0, 0]
+    assert min(first, second) <= value <= max(first, second)
+
+
+def test_anything_that_makes_a_background_is_taken():
+    image, alpha, foreground = noise(), ramp(), noise()[::-1]
+    card = noise(50, 20)
+    for given_, background in [
+        ("blur:0.1", blur(0.1)(image, alpha)),
+        ("red", color("red")(image, alpha)),
+        (card, picture(card)(image, alpha)),
+        (chequer(), chequer()(image, alpha)),
+    ]:
+        expected = composite(foreground, alpha, background)
+        assert np.array_equal(composite(foreground, alpha, given_, image), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rgba_is_straight(dtype):
+    foreground = noise(dtype=dtype)
+    result = rgba(foreground, ramp())
+    assert result.dtype == dtype
+    assert np.array_equal(result[..., :3], foreground)
+    assert np.array_equal(result[..., 3], to_depth(ramp(), dtype))
+
+
+@pytest.mark.parametrize(
+    ("foreground", "alpha", "background", "says"),
+    [
+        (noise(), ramp(24, 31), noise(), "alpha .24, 31. does not fit"),
+        (noise(), ramp() * 255, noise(), "alpha.*255"),
+        (noise(), (ramp() * 255).astype(np.uint8), noise(), "alpha.*uint8"),
+        (noise()[..., 0], ramp(), noise(), "HxWx3"),
+        (noise(), ramp(), lambda image, alpha: image[1:], "background .23, 32, 3. does not fit"),
+        (noise(), ramp(), noise()[..., 0], "HxWx3 RGB background"),
+        (noise(), ramp(), "reddish", "'reddish'.*#rrggbb"),
+        (noise(), ramp(), noise().astype(np.float32), "background.*255"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(foreground, alpha, background, says):
+    with pytest.raises(PortraitmattingError, match=says) as caught:
+        composite(foreground, alpha, background)
+    assert str(caught.value).isprintable()
+
+
+# Backgrounds
+
+
+@pytest.mark.parametrize("name", BACKGROUNDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (40, 1), (24, 32), (101, 67)])
+def test_a_background_has_the_images_size_and_depth(name, dtype, size):
+    image = noise(*size, dtype=dtype)
+    for alpha in (ramp(*size), np.zeros(size), np.ones(size)):
+        background = BACKGROUNDS[name](image, alpha)
+        assert background.shape == image.shape
+        assert background.dtype == dtype
+        composite(image, alpha, background)  # which checks the range
+
+
+@pytest.mark.parametrize("text", ["#ff8000", "#f80", "rgb(255, 128, 0)"])
+def test_a_colour_is_that_colour(text):
+    expected = [255, 136 if text == "#f80" else 128, 0]
+    assert (color(text)(noise(), ramp()) == expected).all()
+    deep = color(text)(noise(dtype=np.uint16), ramp())
+    assert (deep == np.array(expected) * 257).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 40), (20, 80), (160, 60), (37, 53)])
+def test_a_picture_covers_without_squashing(height, width):
+    y, x = np.mgrid[:80, :120]
+    disc = (np.hypot(y - 39.5, x - 59.5) < 15)[..., None]
+    card = np.where(disc, [1.0, 0, 0], [0, 0, 1.0])
+    image = noise(height, width)
+    shown = picture(card)(image, ramp(height, width))
+    red = shown[..., 0] > 127
+    assert (shown.astype(int).sum(axis=2) > 200).all()  # no empty margin
+    rows, columns = red.any(axis=1).sum(), red.any(axis=0).sum()
+    if rows < height and columns < width:
+        assert abs(rows - columns) <= 2
+    centre = np.argwhere(red).mean(axis=0)
+    assert np.abs(centre - [(height - 1) / 2, (width - 1) / 2]).max() < 1
+
+
+def test_a_picture_of_the_very_size_is_kept():
+    card = noise()
+    assert np.array_equal(picture(card)(noise()[::-1], ramp()), card)
+
+
+def disc_scene(height=180, width=240):
+    """A red person with a soft edge before a grey-blue gradient: image, alpha, scene without."""
+    y, x = np.mgrid[:height, :width]
+    far = np.hypot(y - height * 0.6, x - width / 2) / height
+    alpha = np.clip((0.3 - far) / 0.05, 0, 1).astype(np.float32)
+    wall = np.dstack([0.2 + 0.1 * x / width, 0.3 + 0.2 * y / height, np.full(x.shape, 0.5)])
+    image = alpha[..., None] * [1.0, 0.0, 0.0] + (1 - alpha[..., None]) * wall
+    return image, alpha, wall
+
+
+@pytest.mark.parametrize("strength", [0.01, 0.03, 0.1])
+def test_a_blur_holds_no_halo_of_the_person(strength):
+    image, alpha, wall = disc_scene()
+    background = blur(strength)(image, alpha)
+    around = alpha < 0.5
+    plain = blur(strength)(image, np.zeros_like(alpha))
+    halo = np.abs(background - wall)[around].mean()
+    assert halo < np.abs(plain - wall)[around].mean() / 2
+    assert halo < 0.02
+    assert background[..., 0].max() < 0.6  # not even behind her is it red
+
+
+def test_a_blur_blurs_and_scales_with_the_picture():
+    image = noise(120, 160, dtype=np.float32)
+    empty = np.zeros((120, 160), np.float32)
+    spreads = [blur(strength)(image, empty).std() for strength in (0.005, 0.02, 0.1)]
+    assert image.std() > spreads[0] > spreads[1] > spreads[2]
+    double = image.repeat(2, axis=0).repeat(2, axis=1)
+    large = blur(0.05)(double, np.zeros((240, 320), np.float32))
+    small = blur(0.05)(image, empty)
+    assert np.abs(large[::2, ::2] - small).mean() < 0.01
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3, 0.9])
+def test_a_blurred_even_wall_stays_even(level):
+    image = np.full((50, 70, 3), 120, np.uint8)
+    assert (blur()(image, np.full((50, 70), level, np.float32)) == 120).all()
+
+
+def test_a_chequer_alternates():
+    shown = chequer(squares=3)(noise(30, 40), ramp(30, 40))
+    assert (shown[:10, :10] == 255).all()
+    assert (shown[:10, 10:20] == 204).all()
+    assert (shown[10:20, :10] == 204).all()
+    assert (shown[10:20, 10:20] == 255).all()
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda: color("#12"),
+        lambda: color("#11223344"),
+        lambda: blur(0),
+        lambda: blur(float("nan")),
+        lambda: chequer(0),
+        lambda: picture(np.zeros((0, 4, 3), np.uint8)),
+        lambda: picture(np.zeros((4, 4), np.uint8)),
+        lambda: blur()(noise(), ramp(3, 3)),
+    ],
+)
+def test_impossible_backgrounds_are_refused(mistake):
+    with pytest.raises(PortraitmattingError) as caught:
+        mistake()
+    assert str(caught.value).isprintable()
+
+
+# Command lines
+
+
+def test_texts_become_backgrounds(tmp_path):
+    image, alpha = noise(dtype=np.float32), ramp()
+    card = noise()[::-1]
+    write_image(tmp_path / "my wall.png", card)
+    for text, expected in {
+        "red": color("red"),
+        "#abc": color("#aabbcc"),
+        "blur": blur(),
+        "blur:0.1": blur(0.1),
+        "chequer": chequer(),
+        str(tmp_path / "my wall.png"): picture(card),
+    }.items():
+        assert np.array_equal(parse_background(text)(image, alpha), expected(image, alpha))
+
+
+@pytest.mark.parametrize("text", ["reddish", "#12", "blur:", "blur:9", "blur:much", "a\nb.png", ""])
+def test_other_texts_list_what_is_allowed(text):
+    with pytest.raises(PortraitmattingError, match="blur") as caught:
+        parse_background(text)
+    assert str(caught.value).isprintable()
+
+
+def test_a_broken_picture_says_what_is_wrong_with_it(tmp_path):
+    (tmp_path / "wall.png").write_bytes(b"")
+    with pytest.raises(PortraitmattingError, match=r"wall\.png.*empty"):
+        parse_background(str(tmp_path / "wall.png"))

@@ -1,0 +1,246 @@
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from portraitmatting import foreground
+from portraitmatting.depth import to_depth
+from portraitmatting.errors import PortraitmattingError
+from portraitmatting.foreground import METHODS, blur_fusion, estimate_foreground, fusion_windows
+
+DTYPES = [np.uint8, np.uint16, np.float32, np.float64]
+
+
+def scene(height=96, width=128):
+    """A person in warm tones with a wide soft edge before a green wall: image, alpha, colours."""
+    y, x = np.mgrid[:height, :width]
+    far = np.hypot(x - width / 2, y - height / 2) / min(height, width)
+    alpha = np.clip((0.45 - far) / 0.05, 0, 1).astype(np.float32)
+    colours = np.dstack([0.6 + 0.3 * x / width, 0.3 + 0.2 * y / height, np.full(x.shape, 0.2)])
+    wall = np.dstack([0.1 * np.ones(x.shape), 0.6 + 0.3 * y / height, 0.3 * x / width])
+    return alpha[..., None] * colours + (1 - alpha[..., None]) * wall, alpha, colours
+
+
+def edge_error(estimate, alpha, colours):
+    edge = (alpha > 0.1) & (alpha < 1)
+    return np.abs(estimate[edge] - colours[edge]).mean()
+
+
+@pytest.mark.parametrize(("method", "better"), [("ml", 8), ("cf", 8), ("fast", 4)])
+def test_colours_at_the_edge_come_near_the_true_ones(method, better):
+    image, alpha, colours = scene()
+    untouched = edge_error(image, alpha, colours)
+    estimate = estimate_foreground(image, alpha, method)
+    assert edge_error(estimate, alpha, colours) < untouched / better
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_depth_and_opaque_pixels_are_kept(method, dtype):
+    image, alpha, _ = scene(40, 50)
+    image = to_depth(image, dtype)
+    estimate = estimate_foreground(image, alpha.astype(np.float64), method)
+    assert estimate.dtype == dtype
+    assert estimate.shape == image.shape
+    assert np.array_equal(estimate[alpha == 1], image[alpha == 1])
+    assert np.isfinite(estimate).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (1, 60), (47, 1), (3, 200)])
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
+def test_any_size_comes_back(method, size, level):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
+    estimate = estimate_foreground(image, np.full(size, level), method)
+    assert estimate.shape == image.shape
+    assert estimate.dtype == np.uint8
+
+
+def test_none_gives_the_image():
+    image, alpha, _ = scene(9, 9)
+    assert np.array_equal(estimate_foreground(image, alpha, "none"), image)
+
+
+@pytest.mark.parametrize(
+    ("image", "alpha", "method", "says"),
+    [
+        (np.zeros((4, 4)), np.zeros((4, 4)), "ml", "HxWx3"),
+        (np.zeros((4, 4, 4)), np.zeros((4, 4)), "ml", "HxWx3"),
+        (np.zeros((4, 4, 3)), np.zeros((4, 5)), "ml", r"\(4, 5\).*\(4, 4\)"),
+        (np.zeros((4, 4, 3)), np.zeros((4, 4, 1)), "ml", "does not fit"),
+        (np.zeros((4, 4, 3)), np.full((4, 4), 255.0), "ml", "alpha.*0..1.*255"),
+        (np.zeros((4, 4, 3)), np.full((4, 4), np.nan), "ml", "alpha.*nan"),
+        (np.zeros((4, 4, 3)), np.full((4, 4), 255, np.uint8), "ml", "alpha.*uint8"),
+        (np.full((4, 4, 3), 255.0), np.zeros((4, 4)), "ml", "image.*0..1"),
+        (np.zeros((4, 4, 3), np.int32), np.zeros((4, 4)), "fast", "int32"),
+        (np.zeros((4, 4, 3)), np.zeros((4, 4)), "best", "'best': use ml, cf, fast, none"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(image, alpha, method, says):
+    with pytest.raises(PortraitmattingError, match=says) as caught:
+        estimate_foreground(image, alpha, method)
+    assert str(caught.value).isprintable()
+
+
+# Blur fusion
+
+
+def slow_blur_fusion(image, alpha, windows):
+    """The paper's equations pixel by pixel, HxWx3 float64."""
+
+    def mean(colours, weight, window):
+        before, result = window // 2, np.empty_like(colours)
+        for y, x in np.ndindex(weight.shape):
+            part = np.s_[max(0, y - before) : y + before + 1, max(0, x - before) : x + before + 1]
+            total = (colours[part] * weight[part][..., None]).sum((0, 1)) / window**2
+            result[y, x] = (total + 1e-5 * colours[y, x]) / (weight[part].sum() / window**2 + 1e-5)
+        return result
+
+    front = back = image
+    own = alpha[..., None]
+    for window in windows:
+        front_mean, back = mean(front, alpha, window), mean(back, 1 - alpha, window)
+        front = front_mean + own * (image - own * front_mean - (1 - own) * back)
+        front = front.clip(0, 1)
+    return front
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 3), (40, 30), (150, 20)])
+@pytest.mark.parametrize("box", ["cpu", "elsewhere"])
+def test_blur_fusion_equals_the_slow_reference(monkeypatch, size, box):
+    if box == "elsewhere":  # what other devices run, tried here on the CPU
+        monkeypatch.setattr(foreground, "_box", foreground._box_by_sums)
+    random = np.random.default_rng(1)
+    image, alpha = random.random((2, *size, 3)), (random.random((2, *size)) * 2 - 0.5).clip(0, 1)
+    fast = blur_fusion(
+        torch.from_numpy(image).permute(0, 3, 1, 2).float(), torch.from_numpy(alpha)[:, None]
+    )
+    for index in range(2):
+        slow = slow_blur_fusion(image[index], alpha[index], fusion_windows(*size))
+        assert np.abs(fast[index].permute(1, 2, 0).numpy() - slow).max() < 2e-6
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 8).map(lambda n: 2 * n + 1))
+def test_both_box_means_agree(height, width, window):
+    planes = torch.from_numpy(np.random.default_rng(0).random((2, 3, height, width), np.float32))
+    assert torch.allclose(
+        foreground._box(planes, window), foreground._box_by_sums(planes, window), atol=1e-6
+    )
+
+
+def test_blur_fusion_takes_any_layout_and_depth():
+    image, alpha, _ = scene(30, 40)
+    image, alpha = (
+        torch.from_numpy(image).permute(2, 0, 1)[None],
+        torch.from_numpy(alpha)[None, None],
+    )
+    expected = blur_fusion(image.float().contiguous(), alpha)
+    strided = image.float().to(memory_format=torch.channels_last).requires_grad_()
+    assert torch.allclose(blur_fusion(strided, alpha), expected, atol=1e-6)
+    half = blur_fusion(image.half(), alpha.half())
+    assert half.dtype == torch.float16
+    assert torch.allclose(half.float(), expected, atol=4e-3)
+
+
+def test_far_from_everything_the_colours_are_the_pictures():
+    image = torch.rand(1, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    for level in (0.0, 1.0):
+        estimate = blur_fusion(image, torch.full((1, 1, 20, 20), level))
+        assert torch.allclose(estimate, image, atol=1e-4)
+
+
+def test_windows_grow_with_the_picture():
+    assert fusion_windows(1, 1) == (7, 3)
+    assert fusion_windows(1080, 1920) == fusion_windows(1920, 1080) == (135, 19)
+    assert all(window % 2 for size in range(1, 4000, 37) for window in fusion_windows(size, 9999))
+
+
+# pymatting
+
+
+def in_a_new_process(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **environment},
+    )
+
+
+def test_pymatting_is_loaded_late_and_leaves_its_package_importable():
+    done = in_a_new_process(
+        "import sys, numpy as np\n"
+        "from portraitmatting.foreground import estimate_foreground\n"
+        "image, alpha = np.full((9, 9, 3), 0.5), np.full((9, 9), 0.5)\n"
+        "for method in ('fast', 'none'):\n"
+        "    estimate_foreground(image, alpha, method)\n"
+        "assert not [name for name in sys.modules if name.startswith(('pymatting', 'numba'))]\n"
+        "ours = estimate_foreground(image, alpha, 'ml')\n"
+        "assert 'pymatting' not in sys.modules\n"
+        "from pymatting.foreground.estimate_foreground_ml import estimate_foreground_ml\n"
+        "print(np.abs(ours - estimate_foreground_ml(image, alpha)).max() < 1e-6)"
+    )
+    assert done.stdout.strip() == "True"
+
+
+def test_a_long_first_import_is_explained(monkeypatch, capsys):
+    monkeypatch.setattr(foreground, "_solvers", {})
+    monkeypatch.setattr(foreground, "_PATIENCE", 0.01)
+    monkeypatch.setattr(
+        foreground, "_load_solver", lambda _: time.sleep(0.2) or (lambda image, alpha: image)
+    )
+    image, alpha, _ = scene(9, 9)
+    estimate_foreground(image, alpha)
+    assert "once" in capsys.readouterr().err
+    estimate_foreground(image, alpha)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_missing_pymatting_names_the_way_out(monkeypatch):
+    monkeypatch.setattr(foreground, "_solvers", {})
+    monkeypatch.setattr(foreground.importlib.util, "find_spec", lambda _: None)
+    image, alpha, _ = scene(9, 9)
+    with pytest.raises(PortraitmattingError, match="pip install pymatting"):
+        estimate_foreground(image, alpha)
+
+
+def test_threads_may_estimate_at_once():
+    """Under numba's workqueue an unguarded call from two threads aborts the process."""
+    in_a_new_process(
+        "import threading, numpy as np, torch\n"
+        "from portraitmatting.foreground import estimate_foreground\n"
+        "image = np.random.default_rng(0).random((200, 200, 3))\n"
+        "alpha = image[..., 0]\n"
+        "def work():\n"
+        "    for _ in range(4):\n"
+        "        assert np.isfinite(estimate_foreground(image, alpha)).all()\n"
+        "        torch.rand(300, 300) @ torch.rand(300, 300)\n"
+        "threads = [threading.Thread(target=work) for _ in range(4)]\n"
+        "[thread.start() for thread in threads]\n"
+        "[thread.join() for thread in threads]",
+        NUMBA_THREADING_LAYER="workqueue",
+    )
+
+
+def test_threads_load_pymatting_once(monkeypatch):
+    loads = []
+    monkeypatch.setattr(foreground, "_solvers", {})
+    monkeypatch.setattr(
+        foreground, "_load_solver", lambda method: loads.append(method) or (lambda image, _: image)
+    )
+    image, alpha, _ = scene(9, 9)
+    threads = [threading.Thread(target=estimate_foreground, args=(image, alpha)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert loads == ["ml"]
