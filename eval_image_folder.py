@@ -56,10 +56,21 @@ def _parser() -> argparse.ArgumentParser:
         dest="kinds",
         nargs="+",
         metavar="KIND",
-        help="any of alpha, rgba, composite and foreground (default: alpha rgba)",
+        help="any of alpha, rgba, composite and foreground, named after INPUT and OUTPUT "
+        "(default: alpha rgba)",
     )
-    add("--format", dest="image_format", help="png, webp, tiff or jpg (default: png)")
-    add("--bits", type=int, help="8 or 16 per channel (default: as many as the picture has)")
+    add(
+        "--format",
+        dest="image_format",
+        metavar="FORMAT",
+        help="png, webp, tiff or jpg (default: png)",
+    )
+    add(
+        "--bits",
+        type=int,
+        metavar="N",
+        help="8 or 16 per channel (default: as many as the picture has)",
+    )
     add(
         "--foreground",
         metavar="METHOD",
@@ -67,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--background",
+        metavar="WHAT",
         help="for composites: a colour, a picture's path, blur, blur:0.05 or chequer "
         "(default: white)",
     )
@@ -77,7 +89,11 @@ def _parser() -> argparse.ArgumentParser:
         help="do again what an earlier run has done",
     )
     add = parser.add_argument_group("network").add_argument
-    add("--checkpoint", help="a name in checkpoints/ or a path (default: portraitmatting_swint)")
+    add(
+        "--checkpoint",
+        metavar="NAME",
+        help="a name in checkpoints/ or a path (default: portraitmatting_swint)",
+    )
     add(
         "--short-side",
         type=int,

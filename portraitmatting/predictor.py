@@ -114,14 +114,18 @@ class Predictor:
         precision = describe_precision(self.dtype)
         return f"{describe_device(self.device)}, {precision}, short side {self.short_side}"
 
-    @cached_property
+    @property
     def settings(self) -> str:
         """Text that differs where mattes may differ: weights, working size, precision."""
+        return f"{self._fingerprint} {self.short_side} {describe_precision(self.dtype)}"
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """Of the weights."""
         digest = hashlib.sha256()
         for tensor in self.model.state_dict().values():
             digest.update(tensor.float().cpu().contiguous().numpy().data)
-        precision = describe_precision(self.dtype)
-        return f"{digest.hexdigest()[:16]} {self.short_side} {precision}"
+        return digest.hexdigest()[:16]
 
     def network_size(self, image: NDArray[Any]) -> tuple[int, int]:
         """The working size (h, w) of an image; those that share one can run together."""
