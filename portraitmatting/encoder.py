@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-from timm.models.swin_transformer import PatchMerging
+import torch.nn.functional as F
+from timm.models.swin_transformer import PatchMerging as TimmPatchMerging
 from torch import Tensor, nn
 
+from portraitmatting.linear import linear
 from portraitmatting.swin import swin_blocks
 
 
@@ -19,6 +21,21 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
+
+
+class PatchMerging(TimmPatchMerging):
+    """Half the height and width, twice the channels: (B, H, W, C) to (B, H/2, W/2, 2C).
+
+    timm's, with its projection sent the faster way. An odd side is padded with zeros.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, height, width, dim = x.shape
+        if height % 2 or width % 2:
+            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        x = x.view(batch, x.shape[1] // 2, 2, x.shape[2] // 2, 2, dim)
+        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)
+        return linear(self.norm(x), self.reduction.weight)
 
 
 class Encoder(nn.Module):

@@ -116,7 +116,8 @@ class SwinBlock(nn.Module):
 
         bias = self._position_bias().to(query.dtype)
         if layout.mask is not None:
-            bias = (bias + layout.mask.to(query.dtype)).repeat(batch, 1, 1, 1)
+            bias = bias + layout.mask.to(query.dtype)
+            bias = bias if batch == 1 else bias.repeat(batch, 1, 1, 1)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return mixed.transpose(1, 2).reshape(batch, -1, dim).index_select(1, layout.back)
 
