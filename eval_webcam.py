@@ -23,15 +23,15 @@ def parse() -> argparse.Namespace:
         "-o",
         "--output",
         type=Path,
-        help="of a file: write the whole of it here, transparent where the kind can, if there is no "
-        "--background; of a camera: record to here from the start",
+        help="of a file: write all of it here, without a --background transparent where the kind "
+        "can; of a camera: record to here from the start",
     )
     result = parser.add_argument_group("result")
     result.add_argument(
         "--background",
         action="append",
-        help="a colour, a picture, a video, blur, blur:0.05 or chequer (default: green); live, "
-        "several are gone through with the key n",
+        help="a colour, a picture, a video, blur, blur:0.05 or chequer (default: green for "
+        "files, blur live); live, several are gone through with the key n",
     )
     result.add_argument(
         "--foreground",
@@ -79,18 +79,23 @@ def main() -> int:
 
 def convert(options: argparse.Namespace) -> int:
     from portraitmatting.errors import PortraitmattingError
-    from portraitmatting.video.convert import check_places, matte_video
+    from portraitmatting.video.backgrounds import parse_video_background
+    from portraitmatting.video.writer import check_places
 
-    # What can be wrong with the call is found before the seconds that the model takes to load.
+    # What can be wrong with the call is found before the seconds that PyTorch takes to load.
     check_places(options.source, options.output)
     backgrounds = options.background or [None]
     if len(backgrounds) > 1:
         raise PortraitmattingError("a file takes one --background: run once for each")
+    background = backgrounds[0] and parse_video_background(backgrounds[0])
+
+    from portraitmatting.video.convert import matte_video
+
     predictor = load(options)
     print(predictor, file=sys.stderr)
     chosen = given(options, "foreground", "smooth", "preset", "batch_size")
     done = matte_video(
-        options.source, options.output, predictor, backgrounds[0], progress=True, **chosen
+        options.source, options.output, predictor, background, progress=True, **chosen
     )
     print(f"{done} in {options.output}")
     return FAILED if done.damaged else 0
@@ -99,13 +104,15 @@ def convert(options: argparse.Namespace) -> int:
 def show(options: argparse.Namespace) -> int:
     from portraitmatting.video.backgrounds import live_backgrounds
     from portraitmatting.video.camera import Camera
-    from portraitmatting.video.live import run_live
     from portraitmatting.video.window import require_display
 
+    # What can be wrong with the call is found before the seconds that PyTorch takes to load.
     if options.window is not False:
         require_display()
     backgrounds = live_backgrounds(options.background or [])
     with Camera(options.source, **given(options, "width", "height")) as camera:
+        from portraitmatting.video.live import run_live
+
         predictor = load(options)
         print(predictor, file=sys.stderr)
         names = ("foreground", "smooth", "preset", "target_rate", "overlay", "window")

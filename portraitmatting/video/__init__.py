@@ -2,20 +2,45 @@
 
     reader | camera -> stream (predictor -> temporal) -> foreground, background -> writer | preview
 
-Arrays are HxWx3 RGB uint8 everywhere here, except where OpenCV's windows and cameras begin.
+Arrays are HxWx3 RGB uint8 everywhere here, except where OpenCV's windows and cameras begin. Names
+are imported on first use, so that a mistake in a call is found before PyTorch is loaded.
 """
 
-from portraitmatting.video.backgrounds import VideoBackground, parse_video_background
-from portraitmatting.video.convert import matte_video
-from portraitmatting.video.presets import PRESETS, AutoSize
-from portraitmatting.video.reader import Frame, VideoError, VideoReader
-from portraitmatting.video.stream import MattedFrame, matte_stream
-from portraitmatting.video.writer import FORMATS, VideoWriter
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from portraitmatting.video.backgrounds import VideoBackground, parse_video_background
+    from portraitmatting.video.camera import Camera
+    from portraitmatting.video.convert import matte_video
+    from portraitmatting.video.live import run_live
+    from portraitmatting.video.presets import PRESETS, AutoSize
+    from portraitmatting.video.reader import Frame, VideoError, VideoReader
+    from portraitmatting.video.stream import MattedFrame, matte_stream
+    from portraitmatting.video.writer import FORMATS, VideoWriter
+
+_HOME = {
+    "FORMATS": "writer",
+    "PRESETS": "presets",
+    "AutoSize": "presets",
+    "Camera": "camera",
+    "Frame": "reader",
+    "MattedFrame": "stream",
+    "VideoBackground": "backgrounds",
+    "VideoError": "reader",
+    "VideoReader": "reader",
+    "VideoWriter": "writer",
+    "matte_stream": "stream",
+    "matte_video": "convert",
+    "parse_video_background": "backgrounds",
+    "run_live": "live",
+}
 
 __all__ = [
     "FORMATS",
     "PRESETS",
     "AutoSize",
+    "Camera",
     "Frame",
     "MattedFrame",
     "VideoBackground",
@@ -25,4 +50,17 @@ __all__ = [
     "matte_stream",
     "matte_video",
     "parse_video_background",
+    "run_live",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

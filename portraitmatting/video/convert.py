@@ -3,19 +3,17 @@
 import os
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from tqdm import tqdm
 
-from portraitmatting.cli import one_line
 from portraitmatting.composite import Background
 from portraitmatting.predictor import Predictor
 from portraitmatting.video.backgrounds import GREEN, parse_video_background
 from portraitmatting.video.pipeline import prefetch
 from portraitmatting.video.presets import at_short_side, preset_short_side
-from portraitmatting.video.reader import VideoError, VideoReader
+from portraitmatting.video.reader import VideoReader
 from portraitmatting.video.stream import matte_stream
-from portraitmatting.video.writer import VideoWriter, format_of
+from portraitmatting.video.writer import VideoWriter, check_places, format_of
 
 
 @dataclass(frozen=True)
@@ -92,12 +90,3 @@ def matte_video(
             writer.write(pixels, item.frame.pts, item.frame.duration)
             bar.update()
         return Converted(writer.count, transparent, reader.damaged)
-
-
-def check_places(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Raise `VideoError` if `target` is of no known kind, is `source`, or lies in no folder."""
-    format_of(target)
-    if Path(target).exists() and Path(source).exists() and Path(target).samefile(source):
-        raise VideoError(f"{one_line(os.fspath(target))}: is the source itself: give another name")
-    if not Path(target).parent.is_dir():
-        raise VideoError(f"{one_line(str(Path(target).parent))}: no such folder: make it first")

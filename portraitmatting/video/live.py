@@ -176,7 +176,8 @@ class _Session:
             rate = 1 / self._interval if self._interval else 0.0
             lines += [
                 f"{rate:.1f} fps   latency {1000 * self._latency:.0f} ms",
-                f"{width}x{height}   {self._preset} {matted.short_side}   {controls.background_name}",
+                f"{width}x{height} at {matted.short_side} ({self._preset})",
+                controls.background_name,
                 f"{describe_device(matted.device)}   h: help",
             ]
         if self.recorder.running:

@@ -73,6 +73,15 @@ def format_of(path: str | os.PathLike[str]) -> Format | None:
     return FORMATS.get(suffix)
 
 
+def check_places(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Raise `VideoError` if `target` is of no known kind, is `source`, or lies in no folder."""
+    format_of(target)
+    if Path(target).exists() and Path(source).exists() and Path(target).samefile(source):
+        raise VideoError(f"{one_line(os.fspath(target))}: is the source itself: give another name")
+    if not Path(target).parent.is_dir():
+        raise VideoError(f"{one_line(str(Path(target).parent))}: no such folder: make it first")
+
+
 class VideoWriter:
     """Context manager that writes frames of one size to a new video file, or a folder of PNG files.
 

@@ -1,0 +1,285 @@
+"""The live job without a camera or a screen, and the real window where a virtual screen is."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from portraitmatting.composite import color
+from portraitmatting.video import Frame, VideoError
+from portraitmatting.video import camera as camera_room
+from portraitmatting.video.backgrounds import live_backgrounds
+from portraitmatting.video.camera import Camera
+from portraitmatting.video.live import run_live
+from portraitmatting.video.preview import Controls, with_text
+from portraitmatting.video.recorder import Recorder
+from portraitmatting.video.stream import matte_stream
+from test_video_stream import make_avi
+from video_samples import picture, tiny_predictor
+
+ROOT = Path(__file__).parent.parent
+
+
+class FakeCapture:
+    """A camera at 200 frames per second that goes away after `count`."""
+
+    def __init__(self, count, fails=()):
+        self.left, self.fails, self.index, self.released = count, set(fails), 0, False
+
+    def isOpened(self):
+        return True
+
+    def set(self, *_):
+        return True
+
+    def read(self):
+        time.sleep(0.005)
+        self.index += 1
+        if self.index > self.left or self.index in self.fails:
+            return False, None
+        return True, picture(self.index % 30)[..., ::-1].copy()
+
+    def release(self):
+        self.released = True
+
+
+@pytest.fixture
+def fake_camera(monkeypatch):
+    def make(count, fails=()):
+        capture = FakeCapture(count, fails)
+        monkeypatch.setattr(camera_room, "_open", lambda source: capture)
+        monkeypatch.setattr(camera_room, "_LOST_SECONDS", 0.2)
+        monkeypatch.setattr(camera_room, "_FIRST_FRAME_SECONDS", 0.5)
+        return capture
+
+    return make
+
+
+def test_only_the_newest_frame_counts_live(fake_camera):
+    capture = fake_camera(10_000, fails=(3, 4))
+    with Camera("0") as camera:
+        frames = iter(camera)
+        first = next(frames)
+        time.sleep(0.2)
+        second = next(frames)
+        assert camera.age(second) < 0.1
+    assert second.seconds - first.seconds > 0.15
+    assert camera.dropped > 10
+    assert capture.released
+    assert tuple(first.image[2, 2]) == (200, 30, 30)  # RGB, though cameras give BGR
+
+
+def test_a_camera_that_goes_away_ends_cleanly(fake_camera):
+    fake_camera(5)
+    with Camera("0") as camera:
+        assert 1 <= len(list(camera)) <= 5
+    assert camera.lost
+
+
+def test_a_camera_that_gives_no_frame_says_which_do(fake_camera, monkeypatch):
+    fake_camera(0)
+    monkeypatch.setattr(camera_room, "working_cameras", lambda skip="": [2, 3])
+    with Camera("0") as camera, pytest.raises(VideoError, match=r"gives no frame.*2, 3"):
+        next(iter(camera))
+
+
+def test_a_missing_camera_says_which_do(monkeypatch):
+    monkeypatch.setattr(camera_room, "working_cameras", lambda skip="": [1])
+    with pytest.raises(VideoError, match=r"camera 77 cannot be opened.*work: 1") as caught:
+        Camera("77")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(VideoError, match=r"no-such\.mp4: no such file"):
+        Camera("no-such.mp4")
+
+
+def test_a_camera_error_reaches_the_consumer(fake_camera):
+    capture = fake_camera(3)
+
+    def broken():
+        raise RuntimeError("driver")
+
+    capture.read = broken
+    with Camera("0") as camera, pytest.raises(RuntimeError, match="driver"):
+        next(iter(camera))
+
+
+def test_a_file_loses_no_frame_live(tmp_path):
+    make_avi(tmp_path / "v.avi", range(10, 130, 10), rate=100)
+    with Camera(str(tmp_path / "v.avi")) as camera:
+        timing = run_live(
+            camera, tiny_predictor(), live_backgrounds(), preset="fast", window=False, overlay=False
+        )
+    assert (timing.frames, timing.lost) == (12, False)
+    assert timing.elapsed >= sum(timing.parts.values()) * 0.9
+    assert "12 frames" in str(timing)
+
+
+def matted_frame(index=0):
+    frame = Frame(picture(index), index, Fraction(1, 10))
+    (matted,) = matte_stream([frame], tiny_predictor(), "black")
+    return matted
+
+
+def test_keys_change_what_is_shown():
+    controls = Controls([("red", color("red")), ("blur", color("black"))])
+    matted = matted_frame()
+    assert controls.press(-1) is None and controls.background_name == "red"
+    assert controls.press(ord("n")) is None and controls.background_name == "blur 0.030"
+    controls.press(ord("]"))
+    assert controls.background_name == "blur 0.042"
+    controls.press(ord("n"))
+    assert (controls(matted.image, matted.alpha) == (255, 0, 0)).all()
+    controls.press(ord("a"))
+    grey = controls.render(matted)
+    assert np.abs(grey[..., 0] / 255 - matted.alpha).max() < 0.003
+    controls.press(ord("s"))
+    assert controls.render(matted).shape == (48, 128, 3)
+    assert [controls.press(ord(k)) for k in "qprQ"] == ["quit", "snapshot", "record", "quit"]
+    assert controls.press(27) == "quit"
+    controls.press(ord(" "))
+    assert controls.paused
+
+
+def test_text_is_drawn_on_a_copy():
+    image = picture(20, 240, 320)
+    before = image.copy()
+    written = with_text(image, ["12.3 fps", "h: help"])
+    np.testing.assert_array_equal(image, before)
+    assert (written != image).any()
+    np.testing.assert_array_equal(written[120:], image[120:])
+    assert with_text(image, []) is image
+
+
+def test_recordings_keep_time(tmp_path):
+    pytest.importorskip("av")
+    from video_samples import seconds
+
+    recorder = Recorder(tmp_path)
+    path = recorder.start()
+    for index in (3, 4, 4, 9):
+        recorder.write(matted_frame(index))
+    assert not path.exists() and recorder.running
+    recorder.stop()
+    assert path.parent == tmp_path and not recorder.running
+    np.testing.assert_allclose(seconds(path), [0, 0.1, 0.101, 0.6], atol=1e-3)
+
+
+def test_a_recording_to_a_given_file_begins_at_once(tmp_path, fake_camera):
+    pytest.importorskip("av")
+    fake_camera(8)
+    with Camera("0") as camera:
+        run_live(
+            camera,
+            tiny_predictor(),
+            live_backgrounds(["red"]),
+            window=False,
+            record_to=tmp_path / "out.mp4",
+        )
+    assert (tmp_path / "out.mp4").is_file()
+    assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_virtual_camera_gets_the_composite(tmp_path, monkeypatch):
+    sent = []
+
+    class FakeVirtual:
+        def __init__(self, width, height, fps):
+            self.size, self.device = (width, height), "fake"
+
+        def send(self, frame):
+            sent.append(frame)
+
+        def close(self):
+            sent.append("closed")
+
+    module = type(sys)("pyvirtualcam")
+    module.Camera = FakeVirtual
+    monkeypatch.setitem(sys.modules, "pyvirtualcam", module)
+    make_avi(tmp_path / "v.avi", [10, 20], rate=100)
+    with Camera(str(tmp_path / "v.avi")) as camera:
+        run_live(camera, tiny_predictor(), live_backgrounds(), window=False, virtual_camera=True)
+    assert [getattr(s, "shape", s) for s in sent] == [(20, 40, 3), (20, 40, 3), "closed"]
+    monkeypatch.setitem(sys.modules, "pyvirtualcam", None)
+    with (
+        Camera(str(tmp_path / "v.avi")) as camera,
+        pytest.raises(VideoError, match=r"portraitmatting\[virtualcam\]"),
+    ):
+        run_live(camera, tiny_predictor(), live_backgrounds(), window=False, virtual_camera=True)
+
+
+def run_script(*arguments, **environment):
+    kept = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "eval_webcam.py"), *map(str, arguments)],
+        env={**kept, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems always have a screen")
+def test_without_a_screen_one_line_says_so(tmp_path):
+    make_avi(tmp_path / "v.avi", [10])
+    process = run_script(tmp_path / "v.avi")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert len(err.splitlines()) == 1 and err.startswith("error: no window"), err
+
+
+@pytest.mark.skipif(
+    not (shutil.which("Xvfb") and shutil.which("xdotool")), reason="needs Xvfb and xdotool"
+)
+def test_the_real_window_obeys_its_keys(tmp_path):
+    from portraitmatting.checkpoint import CheckpointInfo, save_checkpoint
+
+    checkpoint = tmp_path / "tiny.safetensors"
+    info = CheckpointInfo("a test", "none", working_short_side=32)
+    save_checkpoint(checkpoint, tiny_predictor().model, info)
+    make_avi(tmp_path / "v.avi", [value % 200 for value in range(3000)], rate=30)
+    read_end, write_end = os.pipe()
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(write_end), "-screen", "0", "800x600x24"],
+        pass_fds=[write_end],
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(write_end)
+    with os.fdopen(read_end) as told:
+        display = f":{told.readline().strip()}"
+    process = run_script(
+        tmp_path / "v.avi", "--checkpoint", checkpoint, "--folder", tmp_path, DISPLAY=display
+    )
+    try:
+        xdotool = ["xdotool", "search", "--sync", "--name", "^portraitmatting$"]
+        env = {**os.environ, "DISPLAY": display}
+
+        def press(key):
+            subprocess.run([*xdotool, "key", key], env=env, timeout=120, check=True)
+
+        press("p")
+        wait_for(lambda: list(tmp_path.glob("snapshot-*.png")), process)
+        press("space")
+        press("q")
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        server.terminate()
+        server.wait()
+    assert process.returncode == 0, err
+    assert "frames," in out and "display" in out
+    (snapshot,) = tmp_path.glob("snapshot-*.png")
+    assert cv2.imread(str(snapshot), cv2.IMREAD_UNCHANGED).shape == (20, 40, 4)
+
+
+def wait_for(condition, process, limit=60):
+    end = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)

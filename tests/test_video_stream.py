@@ -1,0 +1,221 @@
+"""The stream of mattes: order, smoothing, sizes that follow a target rate, moving backgrounds."""
+
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from portraitmatting.errors import PortraitmattingError
+from portraitmatting.metrics import dtssd
+from portraitmatting.video import AutoSize, VideoBackground, VideoError, matte_stream
+from portraitmatting.video.pipeline import Newest, prefetch
+from portraitmatting.video.presets import at_short_side, preset_short_side
+from portraitmatting.video.temporal import Smoother
+from video_samples import picture, tiny_predictor
+
+
+def test_stream_gives_every_frame_in_order_and_what_the_predictor_gives():
+    frames = [picture(i) for i in range(5)]
+    for batch_size in (1, 2, 7):
+        found = list(
+            matte_stream(iter(frames), tiny_predictor(), smooth=False, batch_size=batch_size)
+        )
+        assert len(found) == 5
+        for image, matted in zip(frames, found, strict=True):
+            np.testing.assert_array_equal(matted.image, image)
+            wanted = tiny_predictor().predict(image).alpha
+            np.testing.assert_allclose(matted.alpha, wanted, atol=1e-5)
+            assert matted.rgba().shape == (48, 64, 4)
+
+
+def test_stream_is_lazy_and_takes_any_background():
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(1)
+            yield picture(0)
+
+    backdrop = np.full((10, 10, 3), 7, np.uint8)
+    for background in ("#00ff00", backdrop, lambda image, alpha: np.zeros_like(image)):
+        matted = next(matte_stream(endless(), tiny_predictor(), background))
+        assert matted.composite().shape == (48, 64, 3)
+    assert len(taken) == 3
+    alpha = matted.alpha
+    wanted = alpha[..., None] * matted.foreground
+    np.testing.assert_allclose(matted.composite(), wanted, atol=0.51)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"foreground": "best"}, {"batch_size": 0}, {"background": "no-such"}],
+)
+def test_stream_names_mistakes_at_the_call(options):
+    with pytest.raises(PortraitmattingError):
+        matte_stream([], tiny_predictor(), **options)
+
+
+def moving_scene(speed, count=20, noise=3.0, flicker=0.25):
+    """A disc before a pattern, with its true mattes, and mattes that flicker at its edge."""
+    rng = np.random.default_rng(5)
+    pattern = cv2.resize(rng.integers(0, 200, (12, 16, 3), np.uint8), (160, 120))
+    images, truths, mattes = [], [], []
+    for index in range(count):
+        truth = np.zeros((120, 160), np.float32)
+        cv2.circle(truth, (50 + round(speed * index), 60), 30, 1.0, -1, cv2.LINE_AA)
+        truth = cv2.GaussianBlur(truth, (0, 0), 2)
+        scene = truth[..., None] * (230, 180, 150) + (1 - truth[..., None]) * pattern
+        images.append(np.clip(scene + rng.normal(0, noise, scene.shape), 0, 255).astype(np.uint8))
+        soft = 4 * truth * (1 - truth)
+        wobble = cv2.GaussianBlur(rng.normal(0, 8, truth.shape).astype(np.float32), (0, 0), 3)
+        mattes.append(np.clip(truth + flicker * soft * wobble, 0, 1).astype(np.float32))
+        truths.append(np.clip(truth, 0, 1))
+    return images, truths, mattes
+
+
+def test_a_still_subject_does_not_flicker():
+    images, truths, mattes = moving_scene(0)
+    smoother = Smoother()
+    steady = [smoother(i, a) for i, a in zip(images, mattes, strict=True)]
+    assert dtssd(steady[5:], truths[5:]) < 0.4 * dtssd(mattes[5:], truths[5:])
+    before = np.var(np.stack(mattes[5:]), axis=0).mean()
+    assert np.var(np.stack(steady[5:]), axis=0).mean() < 0.3 * before
+
+
+def test_a_moving_subject_does_not_lag():
+    images, truths, mattes = moving_scene(4)
+    smoother = Smoother()
+    steady = [smoother(i, a) for i, a in zip(images, mattes, strict=True)]
+
+    def error(alphas):
+        return np.mean([np.abs(a - t).mean() for a, t in zip(alphas, truths, strict=True)])
+
+    assert error(steady) < 1.05 * error(mattes)
+    # What plain averaging of the same strength would do, to see that this test can fail.
+    lagging, averaged = mattes[0], []
+    for alpha in mattes:
+        lagging = 0.2 * alpha + 0.8 * lagging
+        averaged.append(lagging)
+    assert error(averaged) > 2 * error(mattes)
+
+
+def test_a_cut_and_a_new_size_start_afresh():
+    smoother = Smoother()
+    dark, light = np.zeros((60, 80, 3), np.uint8), np.full((60, 80, 3), 200, np.uint8)
+    smoother(dark, np.zeros((60, 80), np.float32))
+    ones = np.ones((60, 80), np.float32)
+    np.testing.assert_array_equal(smoother(light, ones), ones)
+    np.testing.assert_array_equal(smoother(light[:30], ones[:30]), ones[:30])
+
+
+def test_presets_follow_the_checkpoints_size():
+    predictor = tiny_predictor()
+    large = at_short_side(predictor, 320)
+    assert [preset_short_side(large, p) for p in ("fast", "balanced", "quality")] == [192, 256, 320]
+    assert preset_short_side(predictor, "fast") == 32
+    assert predictor.short_side == 32 and large.model is predictor.model
+    with pytest.raises(PortraitmattingError, match="preset 'best'"):
+        preset_short_side(predictor, "best")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(1e-7, 1e-5), st.floats(0, 0.02), st.floats(5, 60))
+def test_auto_size_settles_on_the_largest_size_that_fits(per_pixel, rest, target):
+    auto = AutoSize(at_short_side(tiny_predictor(), 320), target)
+    seen = []
+    for _ in range(120):
+        auto.rest_took(rest)
+        auto.network_took(per_pixel * auto.short_side**2)
+        seen.append(auto.short_side)
+    assert len(set(seen[60:])) == 1  # no swinging
+    sizes = range(192, 321, 32)
+    fitting = [s for s in sizes if per_pixel * s**2 + rest <= 1 / target]
+    best = max(fitting, default=192)
+    # One size less is right where the best leaves next to no time unused.
+    assert seen[-1] in (best, max(192, best - 32))
+
+
+def test_prefetch_keeps_order_bounds_and_errors():
+    made = []
+
+    def items():
+        for index in range(10):
+            made.append(index)
+            yield index
+        raise RuntimeError("from the thread")
+
+    stream = prefetch(items(), depth=2)
+    assert next(stream) == 0
+    time.sleep(0.3)
+    assert len(made) <= 5
+    rest = []
+    with pytest.raises(RuntimeError, match="from the thread"):
+        for item in stream:
+            rest.append(item)
+    assert rest == list(range(1, 10))
+
+
+def test_closing_prefetch_stops_its_thread_and_closes_its_source():
+    closed = threading.Event()
+
+    def items():
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.set()
+
+    before = threading.active_count()
+    stream = prefetch(items())
+    next(stream)
+    stream.close()
+    assert closed.is_set() and threading.active_count() == before
+
+
+def test_newest_replaces_counts_and_hands_on_errors():
+    slot = Newest()
+    with pytest.raises(TimeoutError):
+        slot.get(0.01)
+    for item in (1, 2, 3):
+        slot.put(item)
+    assert (slot.get(1), slot.dropped) == (3, 2)
+    slot.put(4)
+    slot.close(RuntimeError("camera"))
+    assert slot.get(1) == 4
+    with pytest.raises(RuntimeError, match="camera"):
+        slot.get(1)
+
+
+def make_avi(path, values, rate=10):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), rate, (40, 20))
+    for value in values:
+        writer.write(np.full((20, 40, 3), value, np.uint8))
+    writer.release()
+
+
+def test_a_video_background_runs_at_its_own_speed_and_loops(tmp_path):
+    make_avi(tmp_path / "b.avi", [10, 60, 110, 160])
+    background = VideoBackground(tmp_path / "b.avi")
+    image, alpha = np.zeros((30, 30, 3), np.uint8), np.zeros((30, 30), np.float32)
+    for moment, value in [
+        (0, 10),
+        (0.05, 10),
+        (0.1, 60),
+        (0.3, 160),
+        (0.4, 10),
+        (0.95, 60),
+        (0, 10),
+    ]:
+        background.seek(moment)
+        shown = background(image, alpha)
+        assert shown.shape == image.shape and abs(int(shown.mean()) - value) <= 3, moment
+
+
+def test_what_is_no_background_video_is_said(tmp_path):
+    (tmp_path / "x.mp4").write_text("text")
+    with pytest.raises(VideoError, match="cannot be played"):
+        VideoBackground(tmp_path / "x.mp4")
