@@ -156,8 +156,8 @@ def _pymatting(method: str) -> _Solver:
 
 def _say_why_it_takes_long() -> None:
     print(
-        "Preparing foreground estimation: pymatting compiles itself on its first use in this "
-        "environment. This happens once and may take a minute or more.",
+        "Foreground estimation: pymatting is still loading. On its first use in an environment it "
+        "compiles itself, once, which may take a minute or more.",
         file=sys.stderr,
         flush=True,
     )
