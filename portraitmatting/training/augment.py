@@ -3,11 +3,13 @@
 Pictures are RGB HWC float32 in [0, 1], mattes HW float32 in [0, 1].
 """
 
+import io
 import math
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
 from portraitmatting.errors import PortraitmattingError
@@ -175,9 +177,8 @@ def _blur(image: Image, rng: np.random.Generator) -> Image:
 
 
 def _jpeg(image: Image, quality: int) -> Image:
-    # The codec wants BGR, and its chroma subsampling treats red and blue alike.
-    bgr = cv2.cvtColor(np.rint(image * 255).astype(np.uint8), cv2.COLOR_RGB2BGR)
-    encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    assert decoded is not None  # OpenCV wrote it a moment ago
-    return np.asarray(decoded[..., ::-1], np.float32) / np.float32(255)
+    encoded = io.BytesIO()
+    PIL.Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(
+        encoded, "JPEG", quality=quality
+    )
+    return np.asarray(PIL.Image.open(encoded), np.float32) / np.float32(255)

@@ -11,7 +11,7 @@ from portraitmatting.errors import PortraitmattingError
 from portraitmatting.training.config import TrainConfig, config_to_dict
 from portraitmatting.training.run_directory import RunDirectory
 from portraitmatting.training.sources import open_source
-from portraitmatting.training.start import starting_model
+from portraitmatting.training.start import model_from_facts
 
 
 def export_run(
@@ -30,7 +30,7 @@ def export_run(
     directory = RunDirectory(run)
     config = directory.config()
     state = _weights(directory, which)
-    model = starting_model(config.start)
+    model = model_from_facts(state["facts"])
     start = model.checkpoint
     model.load_state_dict(state["ema"])
     licence = licence or (start.licence if start else None)
@@ -76,9 +76,13 @@ def _origin(config: TrainConfig, step: int, start: CheckpointInfo | None) -> str
 def _data(config: TrainConfig) -> list[dict[str, Any]]:
     """Kind, name and number of pictures of every folder; whole paths would tell of the machine."""
     return [
-        {"kind": s.kind, "name": _name(s.folder), "count": s.size, "weight": d.weight}
-        for d in config.data
-        for s in [open_source(d)]
+        {
+            "kind": source.kind,
+            "name": _name(source.folder),
+            "count": open_source(source).size,
+            "weight": source.weight,
+        }
+        for source in config.data
     ]
 
 

@@ -1,35 +1,23 @@
-"""The loop: samples, network, losses, optimiser, average, and a run that survives anything.
+"""The loop: steps, with validation, log and checkpoints, in a run that survives anything."""
 
-It knows nothing of the network's insides: names of modules stand in `parts` and `coarse`.
-"""
-
-import json
 import os
-import time
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.model import PortraitMatting
-from portraitmatting.training.coarse import STAGES, Supervised
-from portraitmatting.training.config import TrainConfig, config_to_dict
+from portraitmatting.training.config import TrainConfig
 from portraitmatting.training.data import Batch, TrainingData, join
-from portraitmatting.training.ema import MovingAverage
 from portraitmatting.training.interrupt import Interrupt
-from portraitmatting.training.losses import matting_losses
-from portraitmatting.training.parts import freeze, parameter_groups
-from portraitmatting.training.precision import Precision, choose
-from portraitmatting.training.processes import Processes, joined
-from portraitmatting.training.reproducible import reproducible, seed_step
+from portraitmatting.training.precision import choose
+from portraitmatting.training.processes import joined
+from portraitmatting.training.reproducible import reproducible
 from portraitmatting.training.run_directory import RunDirectory
-from portraitmatting.training.schedule import ema_decay, learning_rate
-from portraitmatting.training.start import starting_model
+from portraitmatting.training.start import model_from_facts, starting_model
 from portraitmatting.training.tensorboard import Board
+from portraitmatting.training.trainer import NotFinite, Trainer
 from portraitmatting.training.validate import Validation
 
 
@@ -45,187 +33,97 @@ def train(
     that is not finite; KeyboardInterrupt after Ctrl-C, with the step's checkpoint written.
     """
     directory = RunDirectory(run)
-    resume = config is None
+    resumes = config is None
     config = config or directory.config()
+    state = directory.latest() if resumes else None
     precision = choose(config.device, config.precision)
     with joined(precision.device) as processes, reproducible(precision.device):
         torch.manual_seed(config.seed)
+        if state is not None:
+            model = model_from_facts(state["facts"])
         model = model or starting_model(config.start)
-        trainer = Trainer(config, directory, model, precision, processes)
-        if resume:
-            trainer.restore()
+        loop = Loop(directory, config, Trainer(config, model, precision, processes))
+        if state is not None:
+            loop.restore(state)
+        if processes.first and resumes:
+            # A run that was killed before its first checkpoint starts over.
+            directory.forget_after(-1 if state is None else loop.trainer.step)
         elif processes.first:
             directory.create(config)  # last, so that a mistake in the recipe leaves no run behind
-        trainer.run()
+        loop.run()
 
 
-class Trainer:
-    """Everything that a step changes, and the step."""
+class Loop:
+    """What happens around the steps of a trainer; the first process alone reports and saves."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        directory: RunDirectory,
-        model: PortraitMatting,
-        precision: Precision,
-        processes: Processes,
-    ) -> None:
-        self.config, self.directory = config, directory
-        self.precision, self.processes = precision, processes
+    def __init__(self, directory: RunDirectory, config: TrainConfig, trainer: Trainer) -> None:
+        self.directory, self.config, self.trainer = directory, config, trainer
+        self.processes = trainer.processes
         self.data = TrainingData(config)
-        self.indices = processes.share(config.batch_size)
-        if len(self.indices) % config.accumulate:
-            raise PortraitmattingError(
-                f"{len(self.indices)} pictures per process cannot be accumulated in "
-                f"{config.accumulate} equal pieces: change batch_size or accumulate"
-            )
-        self.validation = (
-            Validation(config.validation, config.short_side, config.pictures)
-            if config.validation
-            else None
-        )
-        model = model.to(precision.device).to(memory_format=torch.channels_last)
-        freeze(model, config.rates)
-        self.average = MovingAverage(model)
-        self.supervised = Supervised(model, STAGES).to(precision.device).train()
-        self.optimiser = torch.optim.AdamW(
-            parameter_groups(model, self.supervised.heads, config.rates, config.weight_decay),
-            lr=config.learning_rate,
-        )
-        self.scaler = precision.scaler()
-        self.step = 0
-        self.best = float("inf")
-        self.network: nn.Module = self.supervised
-        if processes.count > 1:
-            self.network = DistributedDataParallel(self.supervised)
+        self.validation: Validation | None = None
+        if config.validation:
+            self.validation = Validation(config.validation, config.short_side, config.pictures)
         self.board: Board | None = None
+        self.best = float("inf")
 
     def run(self) -> None:
         """To the last step, or to Ctrl-C, which ends with a checkpoint of the step at hand."""
-        config, first = self.config, self.processes.first
-        if config.tensorboard and first:
+        config, trainer = self.config, self.trainer
+        if config.tensorboard and self.processes.first:
             self.board = Board(self.directory.path)
-        steps = self.data.batches(self.step, config.steps, self.indices, config.threads)
-        bar = tqdm(
-            total=config.steps, initial=self.step, unit="step", disable=None if first else True
-        )
+        steps = self.data.batches(trainer.step, config.steps, trainer.indices, config.threads)
+        quiet = None if self.processes.first else True
+        bar = tqdm(total=config.steps, initial=trainer.step, unit="step", disable=quiet)
         with Interrupt() as interrupt, bar:
-            if self.step == 0:
+            if trainer.step == 0:
                 self._validate()
             for samples in steps:
-                row = self._train_step(samples)
+                row = self._step(samples)
                 bar.update()
                 bar.set_postfix(loss=f"{row['total']:.4f}")
-                self._log("log", row)
-                if self.step % config.validate_every == 0 or self.step == config.steps:
+                last = trainer.step == config.steps
+                if last or trainer.step % config.validate_every == 0:
                     self._validate()
                 stop = self.processes.any(interrupt.asked)
-                if self.step % config.save_every == 0 or self.step == config.steps or stop:
+                if last or stop or trainer.step % config.save_every == 0:
                     self._save()
                 if stop:
                     steps.close()
                     raise KeyboardInterrupt
 
-    def restore(self) -> None:
-        """Take up the run's last checkpoint; a run that was killed before its first starts over."""
-        state = self.directory.latest()
-        if state is not None:
-            self.supervised.model.load_state_dict(state["model"])
-            self.supervised.heads.load_state_dict(state["coarse"])
-            self.average.model.load_state_dict(state["ema"])
-            self.optimiser.load_state_dict(state["optimiser"])
-            self.scaler.load_state_dict(state["scaler"])
-            self.step, self.best = state["step"], state["best"]
-        if self.processes.first:
-            self.directory.forget_after(self.step if state is not None else -1)
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a checkpoint that `run` wrote."""
+        self.trainer.restore(state)
+        self.best = state["best"]
 
-    def _train_step(self, samples: list[Batch]) -> dict[str, Any]:
-        """One update of the weights and their average; the row for the log."""
-        config, began = self.config, time.perf_counter()
-        rate = learning_rate(config, self.step)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * group["rate"]
-        each = len(samples) // config.accumulate
-        pieces = [join(samples[i : i + each]) for i in range(0, len(samples), each)]
-        losses: dict[str, Tensor] = {}
-        self.optimiser.zero_grad(set_to_none=True)
-        for number, piece in enumerate(pieces):
-            seed_step(config.seed, self.step, self.indices[number * each])
-            with self._unsynced() if number + 1 < len(pieces) else nullcontext():
-                part = self._backward(piece)
-            losses = {name: losses.get(name, 0) + value for name, value in part.items()}
-        self.scaler.unscale_(self.optimiser)
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
-        means = self.processes.mean(torch.stack([*losses.values(), norm])).tolist()
-        self._check(dict(zip([*losses, "gradient"], means, strict=True)), pieces)
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        self.average.update(self.supervised.model, ema_decay(config, self.step))
-        self.step += 1
-        height, width = pieces[0].image.shape[-2:]
-        return {
-            "step": self.step,
-            "height": height,
-            "width": width,
-            "learning_rate": rate,
-            **dict(zip([*losses, "gradient"], means, strict=True)),
-            "seconds": round(time.perf_counter() - began, 3),
-        }
-
-    def _backward(self, piece: Batch) -> dict[str, Tensor]:
-        """Add a piece's share to the gradients; its share of the losses, detached."""
-        image, alpha, trimap = (t.to(self.precision.device) for t in piece[:3])
-        image = image.contiguous(memory_format=torch.channels_last)
-        with self.precision.autocast():
-            prediction, coarse = self.network(image)
-        losses = matting_losses(prediction, coarse, alpha, trimap, self.config.losses)
-        losses = {name: value / self.config.accumulate for name, value in losses.items()}
-        self.scaler.scale(losses["total"]).backward()
-        return {name: value.detach() for name, value in losses.items()}
-
-    def _unsynced(self) -> AbstractContextManager[None]:
-        """Gradients are averaged over the processes once per step, with the last piece."""
-        return (
-            self.network.no_sync()
-            if isinstance(self.network, DistributedDataParallel)
-            else nullcontext()
-        )
-
-    def _check(self, values: dict[str, float], pieces: list[Batch]) -> None:
-        """Stop before a number that is not finite reaches the weights."""
-        # With fp16 an infinite gradient is the scaler's daily business: it skips the step.
-        watched = [v for k, v in values.items() if k != "gradient" or not self.scaler.is_enabled()]
-        if torch.isfinite(torch.tensor(watched)).all():
-            return
-        batch = join(pieces)
-        path = self.directory.save_batch(
-            {"step": self.step, "values": values, **batch._asdict()}, self.processes.rank
-        )
-        bad = ", ".join(k for k, v in values.items() if not torch.isfinite(torch.tensor(v)))
-        raise PortraitmattingError(
-            f"step {self.step}: not finite: {bad}; the batch is in {path}: look at it, "
-            "or go on from the last checkpoint with a lower learning rate"
-        )
+    def _step(self, samples: list[Batch]) -> dict[str, float]:
+        try:
+            row = self.trainer.train_step(samples)
+        except NotFinite as error:
+            step = {"step": self.trainer.step, "values": error.values}
+            batch = join(samples)._asdict()
+            path = self.directory.save_batch(step | batch, self.processes.rank)
+            raise PortraitmattingError(
+                f"{error}; the batch is in {path}: look at it, or start again with a lower "
+                "learning rate"
+            ) from None
+        self._log("log", row)
+        return row
 
     def _validate(self) -> None:
         if self.validation is not None and self.processes.first:
-            scores = self.validation.run(self.average.model, self.directory, self.step)
-            self._log("scores", {"step": self.step, **scores.mean})
-            tqdm.write(
-                f"step {self.step}: " + "  ".join(f"{k} {v:.4f}" for k, v in scores.mean.items())
-            )
-            if scores.mean["MAD"] < self.best:
-                self.best = scores.mean["MAD"]
-                self.directory.save_best(
-                    {
-                        "step": self.step,
-                        "ema": self.average.model.state_dict(),
-                        "scores": scores.mean,
-                    }
-                )
+            trainer = self.trainer
+            scores = self.validation.run(trainer.average.model, self.directory, trainer.step)
+            self._log("scores", {"step": trainer.step, **scores})
+            said = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+            tqdm.write(f"step {trainer.step}: {said}")
+            if scores["MAD"] < self.best:
+                self.best = scores["MAD"]
+                kept = {name: trainer.state()[name] for name in ("step", "facts", "ema")}
+                self.directory.save_best(kept)
         self.processes.wait()
 
-    def _log(self, table: str, row: dict[str, Any]) -> None:
+    def _log(self, table: str, row: dict[str, float]) -> None:
         if self.processes.first:
             self.directory.append(table, row)
             if self.board:
@@ -233,15 +131,5 @@ class Trainer:
 
     def _save(self) -> None:
         if self.processes.first:
-            state = {
-                "step": self.step,
-                "best": self.best,
-                "config": json.dumps(config_to_dict(self.config)),
-                "model": self.supervised.model.state_dict(),
-                "coarse": self.supervised.heads.state_dict(),
-                "ema": self.average.model.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
-                "scaler": self.scaler.state_dict(),
-            }
-            self.directory.save(state, self.step)
+            self.directory.save(self.trainer.state() | {"best": self.best}, self.trainer.step)
         self.processes.wait()

@@ -140,8 +140,8 @@ class RunDirectory:
             raise self._refused(path, error) from None
 
     def save_matte(self, step: int, name: str, sheet: np.ndarray) -> None:
-        """A validation picture's sheet, RGB HWC uint8."""
-        path = self.path / "mattes" / f"{step:06}" / f"{Path(name).stem}.png"
+        """The sheet of validation picture `name`, RGB HWC uint8."""
+        path = self.path / "mattes" / f"{step:06}" / Path(name).with_suffix(".png")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -31,10 +31,8 @@ class Scene(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A folder's scenes: how many, and how to draw one."""
+    """A folder's pictures: how many, and how to draw a scene of one."""
 
-    folder: str
-    kind: str
     size: int
     draw: Callable[[np.random.Generator], Scene]
 
@@ -47,17 +45,17 @@ def open_source(config: DataSource) -> Source:
     pictures, the former with an alpha channel, whose colours may mean nothing where it is 0.
     """
     makers = {"photos": _photos, "masks": _masks, "cutouts": _cutouts, "backgrounds": _backgrounds}
-    count, draw = makers[config.kind](config)
-    return Source(config.folder, config.kind, count, draw)
+    return makers[config.kind](config)
 
 
-def _photos(config: DataSource) -> tuple[int, Callable[[np.random.Generator], Scene]]:
+def _photos(config: DataSource) -> Source:
     pairs = paired(config.folder, "alpha")
     behind = _pictures(config.backgrounds) if config.backgrounds else []
 
     def draw(rng: np.random.Generator) -> Scene:
         image_path, alpha_path = pairs[rng.integers(len(pairs))]
-        image, alpha = read_pair(image_path, alpha_path)
+        image = _read(image_path)
+        alpha = read_alpha(alpha_path, image.shape)
         name = str(image_path)
         if behind and rng.random() < config.replace:
             path = behind[rng.integers(len(behind))]
@@ -66,22 +64,22 @@ def _photos(config: DataSource) -> tuple[int, Callable[[np.random.Generator], Sc
             name = f"{name} over {path}"
         return Scene(image, alpha, name)
 
-    return len(pairs), draw
+    return Source(len(pairs), draw)
 
 
-def _masks(config: DataSource) -> tuple[int, Callable[[np.random.Generator], Scene]]:
+def _masks(config: DataSource) -> Source:
     triples = paired(config.folder, "mask", "teacher")
 
     def draw(rng: np.random.Generator) -> Scene:
         image_path, mask_path, teacher_path = triples[rng.integers(len(triples))]
-        image, mask = read_pair(image_path, mask_path)
-        teacher = read_pair(image_path, teacher_path)[1]
+        image = _read(image_path)
+        mask, teacher = (read_alpha(path, image.shape) for path in (mask_path, teacher_path))
         return Scene(image, soften(mask, teacher, config.band), str(image_path))
 
-    return len(triples), draw
+    return Source(len(triples), draw)
 
 
-def _cutouts(config: DataSource) -> tuple[int, Callable[[np.random.Generator], Scene]]:
+def _cutouts(config: DataSource) -> Source:
     cutouts = _pictures(config.folder)
     behind = _pictures(str(config.backgrounds))
 
@@ -94,10 +92,10 @@ def _cutouts(config: DataSource) -> tuple[int, Callable[[np.random.Generator], S
         image = _over(foreground, alpha, _read(back), rng)
         return Scene(image, alpha, f"{path} over {back}")
 
-    return len(cutouts), draw
+    return Source(len(cutouts), draw)
 
 
-def _backgrounds(config: DataSource) -> tuple[int, Callable[[np.random.Generator], Scene]]:
+def _backgrounds(config: DataSource) -> Source:
     pictures = _pictures(config.folder)
 
     def draw(rng: np.random.Generator) -> Scene:
@@ -105,7 +103,7 @@ def _backgrounds(config: DataSource) -> tuple[int, Callable[[np.random.Generator
         image = _read(path)
         return Scene(image, np.zeros(image.shape[:2], np.float32), str(path))
 
-    return len(pictures), draw
+    return Source(len(pictures), draw)
 
 
 def soften(mask: Array, teacher: Array, band: float) -> Array:
@@ -169,15 +167,15 @@ def paired(folder: str, *others: str) -> list[tuple[Path, ...]]:
     return found
 
 
-def read_pair(image: Path, alpha: Path) -> tuple[Array, Array]:
-    """A picture and the grey picture beside it, which must have the same size."""
-    pixels, matte = _read(image), _read(alpha)[..., 0]
-    if pixels.shape[:2] != matte.shape:
-        sizes = [f"{a.shape[1]}x{a.shape[0]}" for a in (matte, pixels)]
+def read_alpha(path: Path, shape: tuple[int, ...]) -> Array:
+    """A grey picture as alpha; `shape`, (H, W, ...), is that of the picture it belongs to."""
+    alpha = _read(path)[..., 0]
+    if alpha.shape != shape[:2]:
+        sizes = [f"{w}x{h}" for h, w in (alpha.shape, shape[:2])]
         raise PortraitmattingError(
-            f"{alpha} is {sizes[0]}, its picture {sizes[1]}: resize one of them"
+            f"{path} is {sizes[0]}, its picture {sizes[1]}: resize one of them"
         )
-    return pixels, np.ascontiguousarray(matte)
+    return np.ascontiguousarray(alpha)
 
 
 def read_cutout(path: Path) -> tuple[Array, Array]:

@@ -1,14 +1,16 @@
 """Where a run's first weights come from."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from portraitmatting.checkpoint import load_model
+from portraitmatting.checkpoint import CheckpointInfo, load_model
 from portraitmatting.checkpoint.state_files import read_state
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.model import PortraitMatting
+from portraitmatting.model import ModelConfig, PortraitMatting
 from portraitmatting.training.imagenet import encoder_from_timm, is_timm_swin
 
 IMAGENET = "swin_tiny_patch4_window7_224.ms_in1k"
@@ -28,6 +30,22 @@ def starting_model(start: str) -> PortraitMatting:
         )
     state, _ = read_state(Path(start))
     return _with_encoder(state) if is_timm_swin(state) else load_model(Path(start))
+
+
+def model_facts(model: PortraitMatting) -> dict[str, Any]:
+    """Sizes of a network and what is known of its weights, as plain values.
+
+    They travel with a run's checkpoints, which so depend on nothing outside of the run.
+    """
+    info = model.checkpoint
+    return {"config": asdict(model.config), "checkpoint": asdict(info) if info else None}
+
+
+def model_from_facts(facts: Mapping[str, Any]) -> PortraitMatting:
+    """A network of these sizes, its weights fresh."""
+    model = PortraitMatting(ModelConfig(**facts["config"]))
+    model.checkpoint = CheckpointInfo(**facts["checkpoint"]) if facts["checkpoint"] else None
+    return model
 
 
 def _with_encoder(state: Mapping[str, Tensor]) -> PortraitMatting:

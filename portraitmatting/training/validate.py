@@ -1,6 +1,6 @@
 """Scores on pictures that no sample was drawn from."""
 
-from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,43 +10,38 @@ from portraitmatting.images import read_image
 from portraitmatting.model import PortraitMatting
 from portraitmatting.predictor import Predictor
 from portraitmatting.training.run_directory import RunDirectory
-from portraitmatting.training.sources import paired, read_pair
+from portraitmatting.training.sources import paired, read_alpha
 
 MEASURES = ("MAD", "MSE", "SAD", "IoU")
 """Of `metrics.METRICS`, over the whole picture at its own size; MAD says which weights are best."""
 _SHEET_SIDE = 320
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Means over the folder, and a row per picture."""
-
-    mean: dict[str, float]
-    pictures: list[dict[str, str | float]]
-
-
 class Validation:
     """A folder with image/ and alpha/, looked at at one working short side."""
 
     def __init__(self, folder: str, short_side: int, kept: int) -> None:
-        self.folder, self.short_side, self.kept = folder, short_side, kept
+        self.folder, self.short_side, self.kept = Path(folder), short_side, kept
         self.pairs = paired(folder, "alpha")
 
-    def run(self, model: PortraitMatting, directory: RunDirectory, step: int) -> Scores:
-        """Score `model`, which is left in eval mode; a table and the first mattes go to the run."""
+    def run(self, model: PortraitMatting, directory: RunDirectory, step: int) -> dict[str, float]:
+        """The means over the folder; `model` is left in eval mode.
+
+        A table per picture and the first mattes go to the run.
+        """
         predictor = Predictor(model, short_side=self.short_side)
         rows: list[dict[str, str | float]] = []
         for number, (image_path, alpha_path) in enumerate(self.pairs):
             pixels = read_image(image_path).pixels
-            truth = read_pair(image_path, alpha_path)[1]
+            truth = read_alpha(alpha_path, pixels.shape)
+            name = image_path.relative_to(self.folder / "image").as_posix()
             alpha = predictor.predict(pixels).alpha
-            scores = {name: metrics.METRICS[name](alpha, truth, None) for name in MEASURES}
-            rows.append({"picture": image_path.name, **scores})
+            scores = {key: metrics.METRICS[key](alpha, truth, None) for key in MEASURES}
+            rows.append({"picture": name, **scores})
             if number < self.kept:
-                directory.save_matte(step, image_path.name, sheet(pixels, truth, alpha))
+                directory.save_matte(step, name, sheet(pixels, truth, alpha))
         directory.save_scores(step, rows)
-        means = {name: float(np.mean([float(row[name]) for row in rows])) for name in MEASURES}
-        return Scores(means, rows)
+        return {key: float(np.mean([float(row[key]) for row in rows])) for key in MEASURES}
 
 
 def sheet(pixels: np.ndarray, truth: np.ndarray, alpha: np.ndarray) -> np.ndarray:
