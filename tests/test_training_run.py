@@ -79,14 +79,14 @@ def test_the_tiny_network_learns_one_portrait_by_heart(tmp_path):
     config = config_from_dict(
         recipe(
             photos,
-            steps=150,
+            steps=60,
             sizes=[[0.0, 64]],
             learning_rate=1e-2,
             ema=0.9,
             augment=still,
             validation=str(photos),
-            validate_every=150,
-            save_every=150,
+            validate_every=60,
+            save_every=60,
         )
     )
     torch.manual_seed(0)
