@@ -1,0 +1,161 @@
+"""Portraits with known fine mattes, drawn: a head, shoulders and thousands of single hairs."""
+
+import math
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+BACKGROUNDS = ("plain", "blurred", "textured")
+
+_OVERSAMPLED = 2
+_SUBPIXEL_BITS = 4
+_HAIRS = ((38, 26, 20), (96, 62, 36), (178, 140, 92), (120, 48, 26))
+_SKINS = ((224, 180, 150), (150, 100, 70), (240, 205, 185), (96, 62, 45))
+_CLOTHES = ((60, 70, 110), (190, 190, 195), (120, 40, 50), (35, 38, 40))
+_NOISE = 1.5
+"""Grey levels of sensor noise, standard deviation."""
+
+
+def draw_portrait(
+    height: int, width: int, seed: int = 0, background: str = "blurred"
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """A picture HxWx3 RGB uint8 and its true alpha HxW float32 in [0, 1].
+
+    Hairs are drawn at twice the size and averaged, so that picture and alpha obey
+    I = alpha F + (1 - alpha) B up to noise and rounding. At 24 megapixels a hair is about a pixel
+    wide, as in photos; smaller pictures are the same scene from further away.
+    """
+    rng = np.random.default_rng(seed)
+    scale = _OVERSAMPLED
+    # Drawn over transparent black: antialiased drawing then leaves premultiplied colours.
+    canvas = np.zeros((height * scale, width * scale, 4), np.uint8)
+    hair, skin, cloth = (
+        np.array(colours[rng.integers(len(colours))], float)
+        for colours in (_HAIRS, _SKINS, _CLOTHES)
+    )
+    unit = min(height, width) * scale
+    head = np.array([width * scale / 2, height * scale * 0.46])
+    _ellipse(canvas, head + np.array([0, 0.62 * unit]), (0.42 * unit, 0.30 * unit), cloth)
+    _rectangle(canvas, head + np.array([0, 0.30 * unit]), (0.09 * unit, 0.16 * unit), skin * 0.85)
+    below = canvas[round(head[1] + 0.62 * unit) :, :]
+    _fill_shoulders(below, round(head[0]), round(0.42 * unit), cloth)
+    _ellipse(canvas, head, (0.215 * unit, 0.275 * unit), hair * 0.8)
+    for points, thickness, shade in _strands(rng, head, unit):
+        _line(canvas, points, thickness, np.clip(hair * shade, 0, 255))
+    _ellipse(canvas, head + np.array([0, 0.055 * unit]), (0.15 * unit, 0.20 * unit), skin)
+    for side in (-1, 1):
+        eye = head + np.array([side * 0.06 * unit, 0.02 * unit])
+        _ellipse(canvas, eye, (0.026 * unit, 0.012 * unit), np.array([235.0, 235, 235]))
+        _ellipse(canvas, eye, (0.011 * unit, 0.011 * unit), np.array([50.0, 35, 25]))
+        brow = eye - np.array([0, 0.035 * unit])
+        _ellipse(canvas, brow, (0.034 * unit, 0.006 * unit), hair * 0.7)
+    _ellipse(canvas, head + np.array([0, 0.085 * unit]), (0.018 * unit, 0.03 * unit), skin * 0.92)
+    _ellipse(
+        canvas,
+        head + np.array([0, 0.155 * unit]),
+        (0.05 * unit, 0.013 * unit),
+        skin * (0.8, 0.5, 0.5),
+    )
+    small = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
+    del canvas
+    alpha = small[..., 3].astype(np.float32) / 255
+    image = draw_background(height, width, rng, background)
+    image *= (1 - alpha)[..., None]
+    image += small[..., :3]
+    image += rng.standard_normal(image.shape, np.float32) * np.float32(_NOISE)
+    return np.rint(image.clip(0, 255)).astype(np.uint8), alpha
+
+
+def draw_background(
+    height: int, width: int, rng: np.random.Generator, kind: str
+) -> NDArray[np.float32]:
+    """HxWx3 float32 in [0, 255]: noise in octaves, of which "plain" keeps the coarsest, "blurred"
+    those an open aperture leaves, and "textured" all."""
+    octaves = {"plain": 1, "blurred": 5, "textured": 12}[kind]
+    base = rng.uniform(60, 200, 3)
+    image = np.empty((height, width, 3), np.float32)
+    image[:] = base
+    for octave in range(octaves):
+        cells = 3 * 2**octave
+        if cells > max(height, width):
+            break
+        shape = [max(2, cells * side // max(height, width)) for side in (height, width)]
+        noise = rng.standard_normal((*shape, 3), np.float32) * np.float32(45 * 0.7**octave)
+        image += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+    return image.clip(0, 255, out=image)
+
+
+def _strands(
+    rng: np.random.Generator, head: NDArray[np.float64], unit: float
+) -> Iterator[tuple[NDArray[np.float64], int, float]]:
+    """Points, thickness in drawn pixels and shade of each hair: short down all over, locks that
+    hang at the sides, and some that fly."""
+    along = np.linspace(0, 1, 24)[:, None]
+    widest = max(1, round(unit / 8000 * 3))
+    for _lock in range(420):
+        angle = rng.uniform(-math.pi * 1.12, math.pi * 0.12)
+        flies = rng.random() < 0.25
+        reach = unit * (rng.uniform(0.02, 0.16) if flies else rng.uniform(0.01, 0.07))
+        fall = unit * rng.uniform(0, 0.22) * abs(math.cos(angle)) ** 2
+        wave, phase = unit * rng.uniform(0, 0.008), rng.uniform(0, 6.3)
+        turns = rng.uniform(2, 9)
+        for _ in range(rng.integers(4, 22) if not flies else rng.integers(1, 8)):
+            turn = angle + rng.normal(0, 0.05)
+            out = np.array([math.cos(turn), math.sin(turn)])
+            root = head + out * (0.205 * unit, 0.265 * unit)
+            lean = rng.normal(0, 0.35)
+            side = np.array([-out[1], out[0]])
+            length = reach * rng.uniform(0.5, 1.4)
+            points = root + along * length * (out + lean * side)
+            points = points + along**2 * np.array([0, fall * rng.uniform(0.6, 1.2)])
+            phases = turns * along + phase + rng.normal(0, 0.3)
+            points = points + side * wave * along * np.sin(phases)
+            yield points, int(rng.integers(1, widest + 1)), rng.uniform(0.6, 1.35)
+
+
+def _line(
+    canvas: NDArray[np.uint8],
+    points: NDArray[np.float64],
+    thickness: int,
+    colour: NDArray[np.float64],
+) -> None:
+    path = np.rint(points * 2**_SUBPIXEL_BITS).astype(np.int32)
+    cv2.polylines(canvas, [path], False, (*colour, 255), thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+
+def _ellipse(
+    canvas: NDArray[np.uint8],
+    centre: NDArray[np.float64],
+    axes: tuple[float, float],
+    colour: NDArray[np.float64],
+) -> None:
+    cv2.ellipse(
+        canvas,
+        (round(centre[0]), round(centre[1])),
+        (round(axes[0]), round(axes[1])),
+        0,
+        0,
+        360,
+        (*colour, 255),
+        -1,
+        cv2.LINE_AA,
+    )
+
+
+def _rectangle(
+    canvas: NDArray[np.uint8],
+    centre: NDArray[np.float64],
+    half: tuple[float, float],
+    colour: NDArray[np.float64],
+) -> None:
+    low, high = centre - half, centre + half
+    corners = (round(low[0]), round(low[1])), (round(high[0]), round(high[1]))
+    cv2.rectangle(canvas, *corners, (*colour, 255), -1)
+
+
+def _fill_shoulders(
+    below: NDArray[np.uint8], middle: int, half: int, colour: NDArray[np.float64]
+) -> None:
+    below[:, max(0, middle - half) : middle + half] = (*colour, 255)
