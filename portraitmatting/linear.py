@@ -21,7 +21,8 @@ def linear(
     if _onednn(x, weight):
         if residual is not None:
             return torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
-        activation = ("gelu", [], "none") if gelu else ("none", [], "")
+        none: list[float] = []
+        activation = ("gelu", none, "none") if gelu else ("none", none, "")
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *activation)
     x = F.linear(x, weight, bias)
     if gelu:

@@ -9,7 +9,7 @@ than rounding.
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -85,6 +85,7 @@ class SwinBlock(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         for layer in (self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2):
             trunc_normal_(layer.weight, std=0.02)
+            assert layer.bias is not None  # asked for, by default
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,7 +97,7 @@ class SwinBlock(nn.Module):
         x = self._add(x, hidden, self.mlp.fc2)
         return x.view(batch, height, width, dim)
 
-    def _add(self, x: Tensor, update: Tensor, layer: nn.Linear) -> Tensor:
+    def _add(self, x: Tensor, update: Tensor, layer: nn.Linear | nn.Conv2d) -> Tensor:
         """x plus what `layer` makes of `update`."""
         if self.training:
             return x + self.drop_path(layer(update))
@@ -123,7 +124,8 @@ class SwinBlock(nn.Module):
 
     def _position_bias(self) -> Tensor:
         """Relative position bias, (1, heads, window^2, window^2)."""
-        table, index = self.attn.relative_position_bias_table, self.attn.relative_position_index
+        table = self.attn.relative_position_bias_table
+        index = cast(Tensor, self.attn.relative_position_index)
         return table[index.flatten()].view(*index.shape, -1).permute(2, 0, 1).unsqueeze(0)
 
 

@@ -189,7 +189,7 @@ def _build(state: dict[str, Tensor], text: str | None) -> PortraitMatting:
 def _parse(text: str) -> tuple[ModelConfig, CheckpointInfo]:
     try:
         described = json.loads(text)
-        config = {
+        config: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in described.pop("config").items()
         }
