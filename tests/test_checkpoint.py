@@ -238,6 +238,10 @@ def test_names_are_looked_up_where_the_variable_says_and_verified(ours, monkeypa
         load_model("tiny")
     with pytest.raises(CheckpointError, match=r"no checkpoint named 'large' .*there: tiny"):
         load_model("large")
+    for spoil, said in ((spoil_lfs, "git lfs pull"), (spoil_html, "web page")):
+        spoil(ours)
+        with pytest.raises(CheckpointError, match=said):
+            load_model("tiny")
 
 
 def test_writing_is_atomic(ours, tiny_model, monkeypatch):

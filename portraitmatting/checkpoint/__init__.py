@@ -68,6 +68,7 @@ def load_model(
     """
     path, listed = locate(source)
     if listed and (found := sha256(path)) != listed:
+        read_state(path)  # says better than a sha256 what a Git LFS pointer or a web page is
         raise CheckpointError(
             f"{path}: its sha256 is {found[:12]}..., but {SUMS} lists {listed[:12]}...: "
             "the file is damaged or another version; fetch it again"
