@@ -3,10 +3,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 from portraitmatting.cli import USAGE, run
 from portraitmatting.commands import COMMANDS, command
+from portraitmatting.version import own_version
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,14 +36,6 @@ def parser() -> argparse.ArgumentParser:
     for name, (_, text) in COMMANDS.items():
         commands.add_parser(name, help=text)
     return parser
-
-
-def own_version() -> str:
-    """As installed; "not installed" for a copy that is merely on the path."""
-    try:
-        return version("portraitmatting")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def entry_point() -> None:

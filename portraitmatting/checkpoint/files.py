@@ -94,6 +94,12 @@ def save_checkpoint(
         raise CheckpointError(f"{path}: cannot be written ({error})") from None
 
 
+def smallest_exact(model: PortraitMatting) -> str:
+    """The storage that keeps the weights to the bit: "fp16" if that does, else "fp32"."""
+    exact = all(value.equal(value.half().to(value.dtype)) for value in model.state_dict().values())
+    return "fp16" if exact else "fp32"
+
+
 def describe(source: str | os.PathLike[str] | None = None) -> dict[str, str]:
     """What a checkpoint is, and what it says of itself; raises as `load_model` does."""
     path, _ = locate(source)
