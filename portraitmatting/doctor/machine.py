@@ -39,7 +39,9 @@ def devices(torch: Any) -> list[Finding]:
                 f"there is an NVIDIA GPU ({sign}), but this PyTorch is built without CUDA: "
                 "install one with it, see https://pytorch.org/get-started/locally"
             )
-    return [Finding("devices", ", ".join(names), wrong)]
+    made_for = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
+    made_for = f"ROCm {torch.version.hip}" if torch.version.hip else made_for
+    return [Finding("torch made for", made_for), Finding("devices", ", ".join(names), wrong)]
 
 
 def nvidia_gpu(root: Path = Path("/")) -> str | None:
