@@ -15,7 +15,7 @@ ENV PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu \
     NUMBA_CACHE_DIR=/var/cache/numba
 
 WORKDIR /opt/portraitmatting
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY checkpoints checkpoints
 COPY portraitmatting portraitmatting
 RUN pip install -e .

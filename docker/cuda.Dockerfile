@@ -16,7 +16,7 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
     NUMBA_CACHE_DIR=/var/cache/numba
 
 WORKDIR /opt/portraitmatting
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY checkpoints checkpoints
 COPY portraitmatting portraitmatting
 RUN pip install -e .

@@ -58,6 +58,7 @@ def load_model(
     """
     path, listed = locate(source)
     if listed and (found := sha256(path)) != listed:
+        read_state(path)  # says better than a sha256 what a Git LFS pointer or a web page is
         raise CheckpointError(
             f"{path}: its sha256 is {found[:12]}..., but {SUMS} lists {listed[:12]}...: "
             "the file is damaged or another version; fetch it again"
@@ -160,7 +161,7 @@ def _build(state: dict[str, Tensor], text: str | None) -> PortraitMatting:
 def _parse(text: str) -> tuple[ModelConfig, CheckpointInfo]:
     try:
         described = json.loads(text)
-        config = {
+        config: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in described.pop("config").items()
         }
