@@ -65,6 +65,17 @@ def test_requirements_that_do_not_fit(monkeypatch):
     ]
 
 
+def test_an_environment_with_nothing_in_it(monkeypatch, capsys):
+    for module in ("torch", "cv2", "numba", "packaging"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(environment, "installed", lambda name: None)
+    assert main([]) == FAILED
+    out = capsys.readouterr().out
+    for name in environment.PACKAGES:
+        assert f"- {name} is not installed: pip install {name}\n" in out
+    assert "- cv2 cannot be imported" in out
+
+
 def test_a_torchvision_that_does_not_fit(monkeypatch):
     monkeypatch.setattr(
         environment, "installed", {"torch": "2.14.1", "torchvision": "0.21.0", "timm": "1"}.get
@@ -212,6 +223,14 @@ def test_a_truncated_checkpoint(shelf):
     assert "damaged or truncated" in wrong
 
 
+def test_a_folder_in_the_way_is_no_extra(tmp_path, monkeypatch):
+    (tmp_path / "matting_extra").mkdir()
+    (tmp_path / "matting_module.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ("matting_extra", "matting_module", "matting_nothing")
+    assert [environment.importable(name) for name in names] == [False, True, False]
+
+
 def test_extras_are_those_that_can_be_installed(monkeypatch):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = project["optional-dependencies"]
@@ -219,7 +238,7 @@ def test_extras_are_those_that_can_be_installed(monkeypatch):
     for extra, modules in environment.EXTRAS.items():
         for module in modules if extra in declared else ():
             assert any(wanted.startswith(module) for wanted in declared[extra])
-    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: name != "gradio")
+    monkeypatch.setattr(environment, "importable", lambda name: name != "gradio")
     found = {finding.name: finding for finding in environment.extras()}
     assert found["[video]"].found == "installed"
     assert found["[web]"].found.startswith("not installed; for the page in a browser: pip install")

@@ -69,7 +69,10 @@ def requirements() -> list[Finding]:
 
 def unmet(wanted: Sequence[str]) -> list[Finding]:
     """Of requirements as packages state them, those whose version does not fit, extras aside."""
-    from packaging.requirements import Requirement
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        return []  # it comes with timm, whose absence is said elsewhere
 
     findings = []
     for requirement in map(Requirement, wanted):
@@ -141,13 +144,19 @@ def _partner(torchvision: str) -> str:
     return f" (it is made for torch 2.{int(minor[1]) - 15})" if minor else ""
 
 
+def importable(module: str) -> bool:
+    """Whether there is such a module, a mere folder of its name in the way aside."""
+    spec = importlib.util.find_spec(module)
+    return spec is not None and spec.origin is not None
+
+
 def extras() -> list[Finding]:
     """What is there beyond the necessary, and what the rest would be for; nothing wrong here."""
     return [
         Finding(
             f"[{extra}]",
             "installed"
-            if all(importlib.util.find_spec(module) for module in modules)
+            if all(map(importable, modules))
             else f'not installed; for {PURPOSES[extra]}: pip install "portraitmatting[{extra}]"',
         )
         for extra, modules in EXTRAS.items()
