@@ -63,7 +63,7 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
                 yield from _actions(below)
 
 
-def _offer(action: Any, files: dict[str, str]) -> None:
+def _offer(action: Any, files: Any) -> None:
     """Say what is offered for the value of an option or argument, if it takes one."""
     option = action.option_strings[-1] if action.option_strings else ""
     is_path = not option or option in _FILES or action.metavar in _PLACES or action.type is Path
