@@ -3,7 +3,7 @@
 
 Rebuilds the checkpoint file, its line in SHA256SUMS, the card in checkpoints/README.md and the
 README's pictures. WEIGHTS is whatever `load_model` reads; FACTS.json is described in
-`python -m portraitmatting.checkpoint convert --help`, and may be left out for a file of ours.
+`portraitmatting checkpoint convert --help`, and may be left out for a file of ours.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import numpy as np
 
 from portraitmatting import Predictor, load_model, read_image, write_image
 from portraitmatting.checkpoint import DEFAULT, SUMS, describe, sha256
-from portraitmatting.checkpoint.__main__ import convert
+from portraitmatting.checkpoint.convert import convert
 from portraitmatting.cli import given, run
 
 HERE = Path(__file__).parent

@@ -6,8 +6,9 @@
 Names are imported on first use, so that `import portraitmatting` is instant.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from portraitmatting.lazy import lazy_names
 
 if TYPE_CHECKING:
     from portraitmatting.checkpoint import load_model
@@ -44,14 +45,4 @@ __all__ = [
     "write_image",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

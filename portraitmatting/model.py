@@ -9,6 +9,7 @@ from portraitmatting.decoder import Decoder
 from portraitmatting.encoder import Encoder
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.heads import AlphaHead, TrimapHead
+from portraitmatting.hub import OnHub
 from portraitmatting.ppm import PyramidPooling
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Prediction(NamedTuple):
     """(B, 3, H, W): background, unknown, foreground."""
 
 
-class PortraitMatting(nn.Module):
+class PortraitMatting(nn.Module, OnHub):
     """RGB (B, 3, H, W) in [0, 1], H and W multiples of 32, to raw alpha and trimap logits.
 
     No mean and standard deviation are subtracted. Any other size raises `PortraitmattingError`,

@@ -11,12 +11,9 @@ import argparse
 from dataclasses import fields
 from typing import Any, get_type_hints
 
-from portraitmatting.checkpoint import STORAGE
 from portraitmatting.cli import given, run
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.training.config import TrainConfig, config_from_dict, read_config
-from portraitmatting.training.export_run import export_run
-from portraitmatting.training.loop import train
 
 _SCALARS = {
     f.name: kind
@@ -29,8 +26,10 @@ _SCALARS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, call, exit code."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     if options.command == "export":
+        from portraitmatting.training.export_run import export_run
+
         chosen = given(options, "which", "storage", "licence")
         print(f"wrote {export_run(options.run, options.out, **chosen)}")
         return 0
@@ -40,10 +39,14 @@ def main(arguments: list[str] | None = None) -> int:
             raise PortraitmattingError(
                 "--resume goes on by the run's own recipe: leave the others out"
             )
-        train(options.run)
-        return 0
-    values: dict[str, Any] = read_config(options.config) if options.config else {}
-    train(options.run, config_from_dict(values | changes))
+        recipe = None
+    else:
+        values: dict[str, Any] = read_config(options.config) if options.config else {}
+        recipe = config_from_dict(values | changes)
+
+    from portraitmatting.training.loop import train
+
+    train(options.run, recipe)
     return 0
 
 
@@ -57,10 +60,11 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
     return changes | ({"data": data} if data else {})
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command line; nothing heavy is imported for it."""
     text = __doc__ or ""
     parser = argparse.ArgumentParser(
-        prog="python -m portraitmatting.train",
+        prog="portraitmatting train",
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -98,7 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run", metavar="RUN")
     export.add_argument("out", metavar="OUT")
     export.add_argument("--which", choices=("best", "last"), help="weights (default: best)")
-    export.add_argument("--storage", choices=tuple(STORAGE), help="of the weights (default: fp16)")
+    export.add_argument(
+        "--storage", choices=("fp32", "fp16", "int8"), help="of the weights (default: fp16)"
+    )
     export.add_argument("--licence", help="under which the weights may be used")
     return parser
 

@@ -24,9 +24,10 @@ from portraitmatting.checkpoint import (
     known_sums,
     save_checkpoint,
     sha256,
+    verify,
 )
-from portraitmatting.checkpoint.__main__ import convert, verify
 from portraitmatting.checkpoint.author_keys import from_author_keys
+from portraitmatting.checkpoint.convert import convert
 from portraitmatting.errors import CheckpointError
 
 INFO = CheckpointInfo("made for a test", "none", 64, facts={"data": "none, naïve"})

@@ -14,17 +14,18 @@ import numpy as np
 import pytest
 import torch
 
-import eval_image_folder
+from conftest import ROOT
 from portraitmatting import ModelConfig, PortraitMatting, read_image, write_image
 from portraitmatting.checkpoint import DEFAULT, CheckpointInfo, load_model, save_checkpoint
 from portraitmatting.cli import run
 from portraitmatting.device import choose_device
+from portraitmatting.folder.__main__ import main, parser
 from portraitmatting.folder.job import Summary, matte_folder
 from portraitmatting.folder.plan import plan_folder
 from portraitmatting.folder.style import Style
 from portraitmatting.predictor import Predictor
 
-SCRIPT = Path(eval_image_folder.__file__)
+SCRIPT = ROOT / "eval_image_folder.py"
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def fill(folder: Path, *names: str) -> None:
 def call(*arguments: object) -> int | str | None:
     """The exit code of a call in this process."""
     with pytest.raises(SystemExit) as ended:
-        run(lambda: eval_image_folder.main([str(argument) for argument in arguments]))
+        run(lambda: main([str(argument) for argument in arguments]))
     return ended.value.code
 
 
@@ -122,7 +123,7 @@ def test_options_left_out_are_left_to_the_library(photos, checkpoint, monkeypatc
 
 
 def actions() -> dict[str, object]:
-    found = eval_image_folder._parser()._actions
+    found = parser()._actions
     return {action.dest: action for action in found if action.dest != "help"}
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.model import ModelConfig, PortraitMatting
-from portraitmatting.train import _changes, _parser
+from portraitmatting.train import _changes, parser
 from portraitmatting.training.coarse import STAGES, Supervised
 from portraitmatting.training.config import (
     TrainConfig,
@@ -77,7 +77,7 @@ def test_the_command_line_goes_over_the_recipe():
     scalars = ["--steps", "5", "--learning-rate", "0.5", "--tensorboard", "--validation", "v"]
     folders = ["--photos", "a", "--photos", "b", "--cutouts", "c", "--over", "d"]
     folders += ["--backgrounds", "d"]
-    options = _parser().parse_args(["run", "R", *scalars, *folders])
+    options = parser().parse_args(["run", "R", *scalars, *folders])
     config = config_from_dict({"steps": 9, "seed": 4} | _changes(options))
     assert (config.steps, config.seed, config.learning_rate) == (5, 4, 0.5)
     assert config.tensorboard and config.validation == "v"
@@ -88,7 +88,7 @@ def test_the_command_line_goes_over_the_recipe():
         ("cutouts", "c", "d"),
         ("backgrounds", "d", None),
     ]
-    assert _changes(_parser().parse_args(["run", "R"])) == {}
+    assert _changes(parser().parse_args(["run", "R"])) == {}
 
 
 @given(steps=st.integers(1, 500), warm_up=st.floats(0, 0.9), floor=st.floats(0, 1))

@@ -2,221 +2,67 @@
 
 Ours are safetensors files whose metadata holds the network's configuration and how the weights are
 meant to be used; the author's pickles are recognised by their keys and converted in memory.
-`python -m portraitmatting.checkpoint convert|info|verify` does the same for files.
+`python -m portraitmatting checkpoint convert|info|verify` does the same for files.
+
+`shelf` finds files without PyTorch; `files` reads and writes them. Names are imported on first use.
 """
 
-import hashlib
-import json
-import os
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import save
-from torch import Tensor
+from portraitmatting.lazy import lazy_names
 
-from portraitmatting.atomic import atomic_path
-from portraitmatting.checkpoint.author_keys import from_author_keys, is_author_state
-from portraitmatting.checkpoint.state_files import read_state
-from portraitmatting.errors import CheckpointError
-from portraitmatting.model import ModelConfig, PortraitMatting
-from portraitmatting.quantise import dequantise_int8, quantise_int8
+if TYPE_CHECKING:
+    from portraitmatting.checkpoint.files import (
+        AUTHOR,
+        STORAGE,
+        CheckpointInfo,
+        describe,
+        load_model,
+        save_checkpoint,
+        verify,
+    )
+    from portraitmatting.checkpoint.shelf import (
+        DEFAULT,
+        FOLDER_VARIABLE,
+        SUMS,
+        checkpoints_folder,
+        known_sums,
+        locate,
+        sha256,
+    )
 
-DEFAULT = "portraitmatting_swint"
-FOLDER_VARIABLE = "PORTRAITMATTING_CHECKPOINTS"
-"""Environment variable that names another folder in which checkpoints are looked up by name."""
-SUMS = "SHA256SUMS"
-"""The table of known checkpoints in a checkpoints folder, as sha256sum writes and checks it."""
-STORAGE = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.int8}
+_HOME = {
+    "AUTHOR": "files",
+    "DEFAULT": "shelf",
+    "FOLDER_VARIABLE": "shelf",
+    "STORAGE": "files",
+    "SUMS": "shelf",
+    "CheckpointInfo": "files",
+    "checkpoints_folder": "shelf",
+    "describe": "files",
+    "known_sums": "shelf",
+    "load_model": "files",
+    "locate": "shelf",
+    "save_checkpoint": "files",
+    "sha256": "shelf",
+    "verify": "files",
+}
 
-_METADATA_KEY = "portraitmatting"
+__all__ = [
+    "AUTHOR",
+    "DEFAULT",
+    "FOLDER_VARIABLE",
+    "STORAGE",
+    "SUMS",
+    "CheckpointInfo",
+    "checkpoints_folder",
+    "describe",
+    "known_sums",
+    "load_model",
+    "locate",
+    "save_checkpoint",
+    "sha256",
+    "verify",
+]
 
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """What a checkpoint says of itself: in its metadata, and as `PortraitMatting.checkpoint`."""
-
-    origin: str
-    """Where the weights come from."""
-    licence: str
-    working_short_side: int
-    """The short side, in pixels, at which the weights give their best mattes; a multiple of 32."""
-    precision: str = "auto"
-    """What to compute in: "fp32", "bf16", "fp16", or "auto" (fp16 on CUDA, fp32 elsewhere)."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """Anything else worth knowing: data, schedule, scores, limits."""
-
-
-AUTHOR = CheckpointInfo(
-    origin="Portraitmatting (Qinglin Liu, 2023), the author's own checkpoint",
-    licence="academic use only",
-    working_short_side=768,
-)
-"""What is known of the author's files, which say nothing of themselves."""
-
-
-def load_model(
-    source: str | os.PathLike[str] | None = None, device: str | torch.device | None = None
-) -> PortraitMatting:
-    """The network with trained weights, in fp32 and eval mode, on `device` (default: the CPU).
-
-    `source` is None for the default checkpoint, the name of one in the checkpoints folder (verified
-    against the sha256 listed there), or a path: ours, or the author's in any wrapping.
-    Raises `CheckpointError`, which says what was found.
-    """
-    path, listed = locate(source)
-    if listed and (found := sha256(path)) != listed:
-        read_state(path)  # says better than a sha256 what a Git LFS pointer or a web page is
-        raise CheckpointError(
-            f"{path}: its sha256 is {found[:12]}..., but {SUMS} lists {listed[:12]}...: "
-            "the file is damaged or another version; fetch it again"
-        )
-    state, text = read_state(path)
-    try:
-        return _build(state, text.get(_METADATA_KEY)).eval().to(device or "cpu")
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-
-
-def save_checkpoint(
-    path: str | os.PathLike[str],
-    model: PortraitMatting,
-    info: CheckpointInfo,
-    storage: str = "fp32",
-) -> None:
-    """Write `model` atomically as one of our checkpoints, stored as "fp32", "fp16" or "int8"."""
-    if storage not in STORAGE:
-        raise CheckpointError(f"storage {storage!r}: expected one of {', '.join(STORAGE)}")
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    if storage == "int8":
-        state = quantise_int8(state)
-    else:
-        state = {key: value.to(STORAGE[storage]) for key, value in state.items()}
-    # One JSON text: safetensors writes several metadata keys in random order, and then no two
-    # files of the same weights would share a sha256.
-    text = json.dumps({"config": asdict(model.config), **asdict(info)}, ensure_ascii=False)
-    try:
-        with atomic_path(Path(path)) as temporary:
-            # Not save_file: it makes a file of its own that only its owner may read.
-            temporary.write_bytes(save(state, {_METADATA_KEY: text}))
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be written ({error})") from None
-
-
-def describe(source: str | os.PathLike[str] | None = None) -> dict[str, str]:
-    """What a checkpoint is, and what it says of itself; raises as `load_model` does."""
-    path, _ = locate(source)
-    model = load_model(source)
-    info = model.checkpoint
-    assert info is not None
-    state, _ = read_state(path)
-    stored = sorted({str(value.dtype).removeprefix("torch.") for value in state.values()})
-    listed = known_sums(path.parent).get(path.name) == sha256(path)
-    facts = {
-        "file": path.name,
-        "size": f"{path.stat().st_size / 1e6:.1f} MB",
-        "sha256": f"{sha256(path)} ({f'as listed in {SUMS}' if listed else 'not listed'})",
-        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
-        "stored as": ", ".join(stored),
-        "origin": info.origin,
-        "licence": info.licence,
-        "working short side": f"{info.working_short_side} px",
-        "precision": info.precision,
-    }
-    return facts | {key.replace("_", " "): str(value) for key, value in info.facts.items()}
-
-
-def locate(source: str | os.PathLike[str] | None = None) -> tuple[Path, str | None]:
-    """The file that `source` means, and the sha256 listed for it if it was asked for by name."""
-    name = str(source or DEFAULT)
-    if source is not None and (os.sep in name or Path(name).suffix or Path(name).exists()):
-        return Path(name), None
-    folder = checkpoints_folder()
-    path = folder / f"{name}.safetensors"
-    if not path.is_file():
-        here = sorted(p.stem for p in folder.glob("*.safetensors"))
-        raise CheckpointError(
-            f"no checkpoint named {name!r} in {folder} (there: {', '.join(here) or 'none'}): "
-            f"give a path, or set {FOLDER_VARIABLE} to the folder that holds it"
-        )
-    return path, known_sums(folder).get(path.name)
-
-
-def checkpoints_folder() -> Path:
-    """$PORTRAITMATTING_CHECKPOINTS, or the folder that comes with the package or its repository."""
-    if named := os.environ.get(FOLDER_VARIABLE):
-        return Path(named)
-    package = Path(__file__).parent.parent
-    inside_wheel = package / "checkpoints"
-    return inside_wheel if inside_wheel.is_dir() else package.parent / "checkpoints"
-
-
-def known_sums(folder: Path) -> dict[str, str]:
-    """File name to sha256, as listed in the folder's table; empty without one."""
-    table = folder / SUMS
-    if not table.is_file():
-        return {}
-    lines = (line.split(maxsplit=1) for line in table.read_text().splitlines() if line.strip())
-    return {name.strip().lstrip("*"): digest for digest, name in lines}
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _build(state: dict[str, Tensor], text: str | None) -> PortraitMatting:
-    """The network for these weights and this metadata, strictly loaded."""
-    config, info = ModelConfig(), AUTHOR
-    state = dequantise_int8(state)
-    if is_author_state(state):
-        state = from_author_keys(state)
-    elif text is None:
-        raise CheckpointError(
-            f"not a Portraitmatting checkpoint: {len(state)} tensors named "
-            f"{', '.join(list(state)[:3])}, ..."
-        )
-    if text is not None:
-        config, info = _parse(text)
-    model = PortraitMatting(config)
-    _check_fit(state, model.state_dict())
-    model.load_state_dict(state)
-    model.checkpoint = info
-    return model
-
-
-def _parse(text: str) -> tuple[ModelConfig, CheckpointInfo]:
-    try:
-        described = json.loads(text)
-        config: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in described.pop("config").items()
-        }
-        return ModelConfig(**config), CheckpointInfo(**described)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"its metadata cannot be understood ({error}): made by another version?"
-        ) from None
-
-
-def _check_fit(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Raise `CheckpointError` unless names, shapes and values are those of a trained network."""
-    problems = {
-        "missing": sorted(expected.keys() - state.keys()),
-        "unknown": sorted(state.keys() - expected.keys()),
-        "of another shape": [
-            f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
-            for key in expected
-            if key in state and state[key].shape != expected[key].shape
-        ],
-        "not finite": [k for k in expected if k in state and not state[k].isfinite().all()],
-    }
-    said = [
-        f"{len(keys)} tensors {what} ({', '.join(keys[:2])}{', ...' if len(keys) > 2 else ''})"
-        for what, keys in problems.items()
-        if keys
-    ]
-    if said:
-        raise CheckpointError(f"does not fit the network: {'; '.join(said)}")
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

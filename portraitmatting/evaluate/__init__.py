@@ -1,29 +1,37 @@
 """Score mattes against a benchmark folder's truth, ours and those of other tools alike.
 
-The command line is `python -m portraitmatting.evaluate`.
+The command line is `python -m portraitmatting evaluate`. Names are imported on first use.
 """
 
-import os
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-import cv2
-import torch
-from tqdm import tqdm
+from portraitmatting.lazy import lazy_names
 
-from portraitmatting.errors import PortraitmattingError
-from portraitmatting.evaluate.benchmark import Benchmark, find_benchmark
-from portraitmatting.evaluate.contestants import (
-    Contestant,
-    from_checkpoint,
-    from_folder,
-    from_predictor,
-)
-from portraitmatting.evaluate.report import Report
-from portraitmatting.evaluate.resampling import RESAMPLES
-from portraitmatting.evaluate.scoring import UNKNOWN, WHOLE, Scoring
+if TYPE_CHECKING:
+    from portraitmatting.evaluate.benchmark import Benchmark, find_benchmark
+    from portraitmatting.evaluate.contestants import (
+        Contestant,
+        from_checkpoint,
+        from_folder,
+        from_predictor,
+    )
+    from portraitmatting.evaluate.evaluation import REGIONS, evaluate
+    from portraitmatting.evaluate.report import Report
+
+_HOME = {
+    "REGIONS": "evaluation",
+    "Benchmark": "benchmark",
+    "Contestant": "contestants",
+    "Report": "report",
+    "evaluate": "evaluation",
+    "find_benchmark": "benchmark",
+    "from_checkpoint": "contestants",
+    "from_folder": "contestants",
+    "from_predictor": "contestants",
+}
 
 __all__ = [
+    "REGIONS",
     "Benchmark",
     "Contestant",
     "Report",
@@ -34,84 +42,4 @@ __all__ = [
     "from_predictor",
 ]
 
-REGIONS = (WHOLE, UNKNOWN)
-_SCALES = (
-    "SAD, Grad and Conn in thousands; MSE, MAD and dtSSD plain; Boundary in pixels; "
-    "IoU at 0.5, larger is better; all at the pictures' own sizes"
-)
-
-
-def evaluate(
-    benchmark: Benchmark | str | os.PathLike[str],
-    contestants: Sequence[Contestant],
-    regions: Sequence[str] = (WHOLE,),
-    band: float = 0.0125,
-    video: bool = False,
-    worst: int = 8,
-    seed: int = 0,
-    progress: bool = False,
-) -> Report:
-    """Score each contestant on every picture of a benchmark, at the pictures' own sizes.
-
-    `regions`: "whole", "unknown" or both. The unknown region is that of the benchmark's trimaps;
-    where it has none, it is drawn from the truth: whatever lies within `band` short sides of a
-    pixel that is neither opaque nor empty, or of a hard edge. `video` takes the pictures of each
-    folder for the frames of a clip, in natural order, and adds dtSSD (none for a first frame). The
-    report keeps the `worst` cases by the first contestant's MAD over the first region. `seed` is
-    that of the intervals and tests. `progress` shows a bar on stderr.
-
-    Pictures that cannot be scored become failures in the report; wrong arguments and folders raise
-    PortraitmattingError.
-    """
-    _check_arguments(contestants, regions, band)
-    if not isinstance(benchmark, Benchmark):
-        benchmark = find_benchmark(benchmark)
-    scoring = Scoring(contestants, regions, band, video, worst)
-    for sample in tqdm(benchmark.samples, "scored", unit="picture", disable=not progress):
-        scoring.score(sample)
-    scored = len({row.image for row in scoring.rows})
-    protocol = {
-        "benchmark": str(benchmark.folder),
-        "layout": benchmark.layout,
-        "pictures": f"{len(benchmark.samples)} found, {scored} scored",
-        "sizes": _size_range(scoring.sizes),
-        "regions": {region: _region(region, benchmark, band) for region in regions},
-        "scales": _SCALES,
-        "intervals": f"95 %, percentile bootstrap over pictures, {RESAMPLES} draws, seed {seed}",
-        "p values": f"paired sign-flip permutation test, two-sided, uncorrected, seed {seed}",
-        "contestants": {contestant.name: contestant.facts for contestant in contestants},
-        "versions": f"torch {torch.__version__}, opencv {cv2.__version__}",
-    }
-    return Report(protocol, scoring.rows, scoring.failures, scoring.worst(), seed)
-
-
-def _check_arguments(
-    contestants: Sequence[Contestant], regions: Sequence[str], band: float
-) -> None:
-    names = [contestant.name for contestant in contestants]
-    if not names:
-        raise PortraitmattingError("nothing to score: give a checkpoint or a folder of mattes")
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise PortraitmattingError(f"two contestants are called {twice[0]}: name one with NAME=...")
-    if not regions or set(regions) - set(REGIONS):
-        raise PortraitmattingError(f"regions {list(regions)}: expected some of {list(REGIONS)}")
-    if not 0 <= band < 1:
-        raise PortraitmattingError(
-            f"band {band}: expected a fraction of the short side, from 0 to 1"
-        )
-
-
-def _size_range(sizes: set[tuple[int, int]]) -> str:
-    if not sizes:
-        return "none"
-    by_area = sorted(sizes, key=lambda size: size[0] * size[1])
-    small, large = (f"{width}x{height}" for height, width in (by_area[0], by_area[-1]))
-    return small if len(sizes) == 1 else f"{small} to {large}"
-
-
-def _region(region: str, benchmark: Benchmark, band: float) -> Any:
-    if region == WHOLE:
-        return "every pixel"
-    if benchmark.samples[0].trimap is not None:
-        return "the unknown pixels of the benchmark's trimaps"
-    return f"within {band:g} short sides of soft or edge pixels of the truth (no trimaps found)"
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -1,29 +1,35 @@
-"""Command line: `python -m portraitmatting.evaluate FOLDER`."""
+"""Command line: `portraitmatting evaluate FOLDER`."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from portraitmatting.checkpoint import DEFAULT, locate
 from portraitmatting.cli import FAILED, given, run
-from portraitmatting.device import PRECISIONS
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.evaluate import REGIONS, Contestant, evaluate, find_benchmark
-from portraitmatting.evaluate.contact_sheet import draw_contact_sheet
-from portraitmatting.evaluate.contestants import from_checkpoint, from_folder
-from portraitmatting.evaluate.table import format_report
-from portraitmatting.images import write_image
+
+if TYPE_CHECKING:
+    from portraitmatting.evaluate import Contestant
 
 
-def main() -> int:
-    options = _parser().parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, call, exit code."""
+    options = parser().parse_args(arguments)
     outputs = (options.csv, options.json, options.contact_sheet)
     for output in filter(None, outputs):
         if not output.parent.is_dir():  # found now, not after an hour of scoring
             raise PortraitmattingError(f"{output.parent}: no such folder: make it first")
+    from portraitmatting.evaluate.benchmark import find_benchmark
+
     benchmark = find_benchmark(options.folder)
     print(
         f"{benchmark.folder}: {benchmark.layout}, {len(benchmark.samples)} pictures\n", flush=True
     )
+    from portraitmatting.evaluate.contact_sheet import draw_contact_sheet
+    from portraitmatting.evaluate.evaluation import evaluate
+    from portraitmatting.evaluate.table import format_report
+    from portraitmatting.images import write_image
+
     choices = given(options, "regions", "band", "video", "worst", "seed")
     report = evaluate(benchmark, _contestants(options), progress=True, **choices)
     print(format_report(report))
@@ -36,7 +42,10 @@ def main() -> int:
     return FAILED if report.failures or not report.rows else 0
 
 
-def _contestants(options: argparse.Namespace) -> list[Contestant]:
+def _contestants(options: argparse.Namespace) -> list["Contestant"]:
+    from portraitmatting.checkpoint.shelf import DEFAULT, locate
+    from portraitmatting.evaluate.contestants import from_checkpoint, from_folder
+
     mattes = [_named(text) for text in options.mattes or ()]
     for name, folder in mattes:
         if name is None:
@@ -63,9 +72,10 @@ def _named(text: str) -> tuple[str | None, str]:
     return (name, path) if name and equals and not Path(text).exists() else (None, text)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command line; nothing heavy is imported for it."""
     parser = argparse.ArgumentParser(
-        prog="python -m portraitmatting.evaluate",
+        prog="portraitmatting evaluate",
         description="Score mattes against the truth of a benchmark folder: P3M-10k, PPM-100, "
         "AIM-500, or plain image/ + alpha/ (+ trimap/). Exit code 1 if any picture could not be "
         "scored.",
@@ -85,7 +95,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=FOLDER",
         help="mattes or cut-outs of any tool to score alike, named as the pictures are",
     )
-    add("--regions", nargs="+", choices=REGIONS, help="pixels to score (default: whole)")
+    add(
+        "--regions",
+        nargs="+",
+        choices=("whole", "unknown"),
+        help="pixels to score (default: whole)",
+    )
     add(
         "--band",
         type=float,
@@ -100,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PIXELS",
         help="working size; several are scored side by side (default: the checkpoint's)",
     )
-    add("--precision", choices=("auto", *PRECISIONS), help="default: the checkpoint's")
+    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="default: the checkpoint's")
     add("--device", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     add("--csv", type=Path, metavar="FILE", help="write the scores of every picture")
     add("--json", type=Path, metavar="FILE", help="write scores, means, comparisons, protocol")

@@ -5,49 +5,16 @@ Pictures are RGB HWC float32 in [0, 1], mattes HW float32 in [0, 1].
 
 import io
 import math
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from portraitmatting.errors import PortraitmattingError
+from portraitmatting.training.config import Augment
 
 Image = NDArray[np.float32]
 Alpha = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Augment:
-    """How far, and how often, a sample may depart from its source."""
-
-    close_up: float = 0.35
-    """Chance of a close crop around the upper part of the person, where the face is."""
-    smallest_crop: float = 0.35
-    """Side of the closest crop, as a fraction of the whole scene's."""
-    flip: float = 0.5
-    rotation: float = 12.0
-    """Degrees either way."""
-    aspect: float = 0.12
-    """Widest stretch of one side against the other: 0.12 means up to 12 % either way."""
-    colour: float = 0.7
-    grey: float = 0.05
-    blur: float = 0.15
-    noise: float = 0.25
-    jpeg: float = 0.3
-
-    def __post_init__(self) -> None:
-        for name in ("close_up", "flip", "colour", "grey", "blur", "noise", "jpeg"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise PortraitmattingError(
-                    f"augment.{name} {getattr(self, name)}: expected a chance, 0 to 1"
-                )
-        if not 0 < self.smallest_crop <= 1 or not 0 <= self.aspect < 1 or self.rotation < 0:
-            raise PortraitmattingError(
-                "augment: expected smallest_crop above 0 up to 1, aspect from 0 to below 1, "
-                "rotation from 0"
-            )
 
 
 def crop(

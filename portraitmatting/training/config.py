@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.training.augment import Augment
-from portraitmatting.training.losses import LossWeights
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,6 +46,49 @@ class DataSource:
             raise PortraitmattingError(
                 f"data {self.folder}: needs `backgrounds`, a folder of pictures"
             )
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How far, and how often, a sample may depart from its source."""
+
+    close_up: float = 0.35
+    """Chance of a close crop around the upper part of the person, where the face is."""
+    smallest_crop: float = 0.35
+    """Side of the closest crop, as a fraction of the whole scene's."""
+    flip: float = 0.5
+    rotation: float = 12.0
+    """Degrees either way."""
+    aspect: float = 0.12
+    """Widest stretch of one side against the other: 0.12 means up to 12 % either way."""
+    colour: float = 0.7
+    grey: float = 0.05
+    blur: float = 0.15
+    noise: float = 0.25
+    jpeg: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name in ("close_up", "flip", "colour", "grey", "blur", "noise", "jpeg"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise PortraitmattingError(
+                    f"augment.{name} {getattr(self, name)}: expected a chance, 0 to 1"
+                )
+        if not 0 < self.smallest_crop <= 1 or not 0 <= self.aspect < 1 or self.rotation < 0:
+            raise PortraitmattingError(
+                "augment: expected smallest_crop above 0 up to 1, aspect from 0 to below 1, "
+                "rotation from 0"
+            )
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """What each loss counts; 0 leaves one out."""
+
+    trimap: float = 1.0
+    alpha: float = 1.0
+    laplacian: float = 0.5
+    whole: float = 0.1
+    coarse: float = 0.3
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ over accumulation steps or processes, therefore gives the gradient of the whole.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,17 +12,7 @@ from torch import Tensor
 
 from portraitmatting.heads import UNKNOWN
 from portraitmatting.model import Prediction
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """What each loss counts; 0 leaves one out."""
-
-    trimap: float = 1.0
-    alpha: float = 1.0
-    laplacian: float = 0.5
-    whole: float = 0.1
-    coarse: float = 0.3
+from portraitmatting.training.config import LossWeights
 
 
 def matting_losses(

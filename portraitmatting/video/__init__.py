@@ -6,8 +6,9 @@ Arrays are HxWx3 RGB uint8 everywhere here, except where OpenCV's windows and ca
 are imported on first use, so that a mistake in a call is found before PyTorch is loaded.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from portraitmatting.lazy import lazy_names
 
 if TYPE_CHECKING:
     from portraitmatting.video.backgrounds import VideoBackground, parse_video_background
@@ -53,14 +54,4 @@ __all__ = [
     "run_live",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

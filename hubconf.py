@@ -1,0 +1,14 @@
+"""For torch.hub: torch.hub.load(".", "portraitmatting", source="local")"""
+
+dependencies = ["torch", "torchvision", "timm", "cv2", "numpy", "safetensors"]
+
+
+def portraitmatting(checkpoint=None, device=None):
+    """The network with trained weights, in fp32 and eval mode.
+
+    `checkpoint`: a name in checkpoints/ or a path; None for the default one. `device`: None for the
+    CPU. Lay a `portraitmatting.Predictor` round it to hand over pictures of any size.
+    """
+    from portraitmatting.checkpoint import load_model
+
+    return load_model(checkpoint, device)

@@ -1,0 +1,52 @@
+"""Where checkpoints lie, and which file a name means; nothing here needs PyTorch."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from portraitmatting.errors import CheckpointError
+
+DEFAULT = "portraitmatting_swint"
+FOLDER_VARIABLE = "PORTRAITMATTING_CHECKPOINTS"
+"""Environment variable that names another folder in which checkpoints are looked up by name."""
+SUMS = "SHA256SUMS"
+"""The table of known checkpoints in a checkpoints folder, as sha256sum writes and checks it."""
+
+
+def locate(source: str | os.PathLike[str] | None = None) -> tuple[Path, str | None]:
+    """The file that `source` means, and the sha256 listed for it if it was asked for by name."""
+    name = str(source or DEFAULT)
+    if source is not None and (os.sep in name or Path(name).suffix or Path(name).exists()):
+        return Path(name), None
+    folder = checkpoints_folder()
+    path = folder / f"{name}.safetensors"
+    if not path.is_file():
+        here = sorted(p.stem for p in folder.glob("*.safetensors"))
+        raise CheckpointError(
+            f"no checkpoint named {name!r} in {folder} (there: {', '.join(here) or 'none'}): "
+            f"give a path, or set {FOLDER_VARIABLE} to the folder that holds it"
+        )
+    return path, known_sums(folder).get(path.name)
+
+
+def checkpoints_folder() -> Path:
+    """$PORTRAITMATTING_CHECKPOINTS, or the folder that comes with the package or its repository."""
+    if named := os.environ.get(FOLDER_VARIABLE):
+        return Path(named)
+    package = Path(__file__).parent.parent
+    inside_wheel = package / "checkpoints"
+    return inside_wheel if inside_wheel.is_dir() else package.parent / "checkpoints"
+
+
+def known_sums(folder: Path) -> dict[str, str]:
+    """File name to sha256, as listed in the folder's table; empty without one."""
+    table = folder / SUMS
+    if not table.is_file():
+        return {}
+    lines = (line.split(maxsplit=1) for line in table.read_text().splitlines() if line.strip())
+    return {name.strip().lstrip("*"): digest for digest, name in lines}
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,122 @@
+"""Mattes and cut-outs for every picture of a folder."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from portraitmatting.cli import FAILED, INTERRUPTED, given, run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, call, exit code."""
+    options = parser().parse_args(arguments)
+    # Imported as they are needed: a wrong call is answered before PyTorch is loaded, let alone
+    # the model.
+    from portraitmatting.folder.plan import plan_folder
+
+    plan = plan_folder(options.input, **given(options, "output", "kinds", "image_format", "bits"))
+
+    from portraitmatting.checkpoint import load_model
+    from portraitmatting.device import choose_device
+    from portraitmatting.folder.job import matte_folder
+    from portraitmatting.folder.style import Style
+    from portraitmatting.predictor import Predictor
+
+    style = Style(**given(options, "foreground", "background"))
+    device = choose_device(*given(options, "device").values())
+    model = load_model(options.checkpoint, device)
+    predictor = Predictor(model, **given(options, "short_side", "precision"))
+    count = len(plan.sources)
+    print(f"{count} {'picture' if count == 1 else 'pictures'}, {predictor}", file=sys.stderr)
+    choices = given(options, "batch_size", "workers", "overwrite")
+    summary = matte_folder(plan, predictor, style, progress=True, **choices)
+    print(f"{summary}\nresults in {plan.output}")
+    if summary.interrupted:
+        return INTERRUPTED
+    return FAILED if summary.failed or summary.stopped else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; nothing heavy is imported for it."""
+    parser = argparse.ArgumentParser(
+        prog="portraitmatting folder",
+        description=f"{__doc__} A second run does only what is missing or changed. Exit code 0 if "
+        "all went well, 1 if any picture failed, 2 for a wrong call, 130 after Ctrl-C.",
+    )
+    add = parser.add_argument
+    add("input", metavar="INPUT", help="a folder, searched with its subfolders, or one picture")
+    add(
+        "output",
+        metavar="OUTPUT",
+        nargs="?",
+        help="the folder for results, as OUTPUT/KIND/same/tree/name.png (default: mattes)",
+    )
+    add = parser.add_argument_group("results").add_argument
+    add(
+        "--output",
+        dest="kinds",
+        nargs="+",
+        metavar="KIND",
+        help="any of alpha, rgba, composite and foreground, named after INPUT and OUTPUT "
+        "(default: alpha rgba)",
+    )
+    add(
+        "--format",
+        dest="image_format",
+        metavar="FORMAT",
+        help="png, webp, tiff or jpg (default: png)",
+    )
+    add(
+        "--bits",
+        type=int,
+        metavar="N",
+        help="8 or 16 per channel (default: as many as the picture has)",
+    )
+    add(
+        "--foreground",
+        metavar="METHOD",
+        help="how the person's colours are estimated: ml, cf (slow), fast or none (default: ml)",
+    )
+    add(
+        "--background",
+        metavar="WHAT",
+        help="for composites: a colour, a picture's path, blur, blur:0.05 or chequer "
+        "(default: white)",
+    )
+    add(
+        "--overwrite",
+        action="store_true",
+        default=None,
+        help="do again what an earlier run has done",
+    )
+    add = parser.add_argument_group("network").add_argument
+    add(
+        "--checkpoint",
+        metavar="NAME",
+        help="a name in checkpoints/ or a path (default: portraitmatting_swint)",
+    )
+    add(
+        "--short-side",
+        type=int,
+        metavar="PIXELS",
+        help="working size, a multiple of 32 (default: the checkpoint's)",
+    )
+    add("--device", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
+    add("--precision", help="auto, fp32, bf16 or fp16 (default: the checkpoint's)")
+    add(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="pictures that go through the network together (default: 8 on a GPU, 1 on the CPU)",
+    )
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="threads that read, and as many that estimate colours and write (default: 2)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    run(main)

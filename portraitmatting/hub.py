@@ -1,0 +1,79 @@
+"""The habits of the Hugging Face Hub: `from_pretrained`, `save_pretrained`, `push_to_hub`.
+
+There is one format: the hub's `model.safetensors` is one of our checkpoints, whose metadata says
+everything. `config.json` repeats that for the hub's pages; nothing is read from it.
+"""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
+from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
+
+from portraitmatting.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from portraitmatting.checkpoint import CheckpointInfo
+
+_USE = """```python
+from portraitmatting import PortraitMatting, Predictor
+
+predictor = Predictor(PortraitMatting.from_pretrained("this folder, or its name on the hub"))
+```"""
+
+
+class OnHub(ModelHubMixin, library_name="portraitmatting"):
+    """What `PortraitMatting` gains: folders as the hub has them, here or there.
+
+    `from_pretrained(name_or_folder, device=None)` gives what `load_model` gives of the folder's
+    `model.safetensors`. `save_pretrained(folder)` writes that file, `config.json` and a card;
+    raises `CheckpointError` for a network whose `checkpoint` says nothing of its weights.
+    """
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        from portraitmatting.checkpoint.files import save_checkpoint, smallest_exact
+
+        model: Any = self
+        info = _known(model)
+        path = save_directory / SAFETENSORS_SINGLE_FILE
+        save_checkpoint(path, model, info, smallest_exact(model))
+        described = asdict(model.config) | {"checkpoint": asdict(info)}
+        text = json.dumps(described, indent=2, ensure_ascii=False)
+        (save_directory / CONFIG_NAME).write_text(f"{text}\n", encoding="utf-8")
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id: str, device: Any = None, config: Any = None, **place: Any
+    ) -> Any:
+        from portraitmatting.checkpoint.files import load_model
+
+        if os.path.isdir(model_id):
+            return load_model(Path(model_id, SAFETENSORS_SINGLE_FILE), device)
+        return load_model(hf_hub_download(model_id, SAFETENSORS_SINGLE_FILE, **place), device)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """What the checkpoint says of itself, as the hub's README."""
+        info = asdict(_known(self))
+        info |= info.pop("facts")
+        rows = "".join(f"| {name.replace('_', ' ')} | {value} |\n" for name, value in info.items())
+        data = ModelCardData(
+            license="other",
+            library_name="portraitmatting",
+            pipeline_tag="image-segmentation",
+            tags=["portrait-matting", "image-matting"],
+        )
+        table = f"| | |\n|---|---|\n{rows}"
+        return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# Portraitmatting\n\n{table}\n{_USE}\n")
+
+
+def _known(model: Any) -> "CheckpointInfo":
+    info: CheckpointInfo | None = model.checkpoint
+    if info is None:
+        raise CheckpointError(
+            "nothing is known of these weights: set model.checkpoint to a CheckpointInfo, with "
+            "their origin, licence and working_short_side, before they are saved"
+        )
+    return info
