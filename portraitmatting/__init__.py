@@ -12,7 +12,7 @@ from portraitmatting.lazy import lazy_names
 
 if TYPE_CHECKING:
     from portraitmatting.checkpoint import load_model
-    from portraitmatting.composite import composite
+    from portraitmatting.compositing import composite
     from portraitmatting.errors import PortraitmattingError
     from portraitmatting.foreground import estimate_foreground
     from portraitmatting.images import read_image, write_image
@@ -26,7 +26,7 @@ _HOME = {
     "Matte": "predictor",
     "Predictor": "predictor",
     "PortraitmattingError": "errors",
-    "composite": "composite",
+    "composite": "compositing",
     "estimate_foreground": "foreground",
     "read_image": "images",
     "write_image": "images",

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from portraitmatting.composite import check_alpha
+from portraitmatting.compositing import check_alpha
 from portraitmatting.depth import to_depth, to_unit
 from portraitmatting.errors import PortraitmattingError
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from portraitmatting.composite import Background, composite, rgba
+from portraitmatting.compositing import Background, composite, rgba
 from portraitmatting.depth import FLOAT_SLACK, to_depth
 from portraitmatting.device import (
     choose_device,

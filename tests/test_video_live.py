@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from portraitmatting.composite import color
+from portraitmatting.compositing import color
 from portraitmatting.video import Frame, VideoError
 from portraitmatting.video import camera as camera_room
 from portraitmatting.video.backgrounds import live_backgrounds

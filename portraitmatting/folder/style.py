@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from portraitmatting.composite import Background, composite, parse_background, rgba
+from portraitmatting.compositing import Background, composite, parse_background, rgba
 from portraitmatting.depth import to_depth
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.folder.journal import state_of

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portraitmatting.cli import one_line
-from portraitmatting.composite import Background, parse_background, picture
+from portraitmatting.compositing import Background, parse_background, picture
 from portraitmatting.depth import to_depth
 from portraitmatting.images import READABLE
 from portraitmatting.video.reader import VideoError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from portraitmatting.composite import Background
+from portraitmatting.compositing import Background
 from portraitmatting.predictor import Predictor
 from portraitmatting.video.backgrounds import GREEN, parse_video_background
 from portraitmatting.video.pipeline import prefetch

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from portraitmatting.composite import Background
+from portraitmatting.compositing import Background
 from portraitmatting.device import describe_device
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.images import write_image

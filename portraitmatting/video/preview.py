@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from portraitmatting.composite import Background, blur
+from portraitmatting.compositing import Background, blur
 from portraitmatting.video.backgrounds import MovingBackground
 from portraitmatting.video.stream import MattedFrame
 
@@ -44,7 +44,7 @@ class Controls:
     """Name and background, at least one; key `n` goes through them."""
     chosen: int = 0
     blur_strength: float = 0.03
-    """Of the background named "blur", as in `composite.blur`."""
+    """Of the background named "blur", as in `compositing.blur`."""
     alpha_view: bool = False
     side_by_side: bool = False
     paused: bool = False

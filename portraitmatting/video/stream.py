@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from portraitmatting.composite import Background, composite, parse_background, picture, rgba
+from portraitmatting.compositing import Background, composite, parse_background, picture, rgba
 from portraitmatting.depth import to_depth, to_unit
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.foreground import METHODS, blur_fusion, estimate_foreground

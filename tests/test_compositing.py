@@ -1,9 +1,12 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portraitmatting.composite import (
+from portraitmatting.compositing import (
     blur,
     chequer,
     color,
@@ -245,3 +248,9 @@ def test_a_broken_picture_says_what_is_wrong_with_it(tmp_path):
     (tmp_path / "wall.png").write_bytes(b"")
     with pytest.raises(PortraitmattingError, match=r"wall\.png.*empty"):
         parse_background(str(tmp_path / "wall.png"))
+
+
+def test_the_packages_name_is_the_function_whatever_was_imported_before():
+    """A module called like the function would take its place once something imports it."""
+    code = "from portraitmatting import Predictor, composite; assert callable(composite), composite"
+    subprocess.run([sys.executable, "-c", code], check=True)
