@@ -14,7 +14,7 @@ from portraitmatting.checkpoint import (
     checkpoints_folder,
     describe,
     known_sums,
-    load_model,
+    load_network,
     locate,
     save_checkpoint,
     sha256,
@@ -33,7 +33,7 @@ def convert(
     facts: Path | None = None,
     overwrite: bool = False,
 ) -> CheckpointInfo:
-    """Write `source`, in any form that `load_model` reads, as one of our checkpoints.
+    """Write `source`, in any form that `load_network` reads, as one of our checkpoints.
 
     `facts` is a JSON file with `licence`, `working_short_side`, `made` and `start` (together the
     origin), a `sha256` that `source` must have, and whatever else the metadata should carry.
@@ -44,7 +44,7 @@ def convert(
     described = _read_facts(facts) if facts else None
     if described and (listed := described.get("sha256")) and listed != sha256(source):
         raise CheckpointError(f"{source}: its sha256 is not the one that {facts} names")
-    model = load_model(source)
+    model = load_network(source)
     assert model.checkpoint is not None
     info = _info(described, facts) if described else model.checkpoint
     save_checkpoint(destination, model, info, storage)
@@ -81,7 +81,7 @@ def verify(source: str | None) -> str:
     if listed and listed != digest:
         raise CheckpointError(f"{path}: sha256 is {digest}, {SUMS} lists {listed}: fetch it again")
     with torch.inference_mode():
-        prediction = load_model(path)(torch.rand(1, 3, 64, 96))
+        prediction = load_network(path)(torch.rand(1, 3, 64, 96))
     if not all(output.isfinite().all() for output in prediction):
         raise CheckpointError(f"{path}: its output is not finite")
     return f"{path}: good, {'sha256 as listed' if listed else f'sha256 {digest} (not listed)'}"
