@@ -70,7 +70,11 @@ def export_onnx(
             graph = onnx.load(temporary)
             onnx.helper.set_model_props(graph, {METADATA_KEY: metadata_text(model.config, info)})
             onnx.save(graph, temporary)
-            onnx.checker.check_model(temporary, full_check=True)
+            try:
+                onnx.checker.check_model(temporary, full_check=True)
+            except Exception as error:
+                said = str(error).split("\n")[0]
+                raise PortraitmattingError(f"{path}: not a valid graph ({said})") from None
             return _prove(temporary, model, TOLERANCE[precision])
     except OSError as error:
         raise PortraitmattingError(f"{path}: cannot be written ({error.strerror})") from None
