@@ -13,6 +13,7 @@ COMMANDS = {
     "webcam": ("video.__main__", "another background, live or in a video file"),
     "evaluate": ("evaluate.__main__", "score mattes against a benchmark's truth"),
     "train": ("train", "train the network, or make a checkpoint of a run"),
+    "export": ("export", "the network as one ONNX file of any batch and size"),
     "checkpoint": ("checkpoint.__main__", "convert, describe and verify checkpoint files"),
     "doctor": ("doctor.__main__", "versions, devices, and what is wrong with this environment"),
     "completion": ("completion", "a script that lets bash or zsh complete all of this"),

@@ -31,7 +31,8 @@ class PatchMerging(TimmPatchMerging):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, dim = x.shape
-        if height % 2 or width % 2:
+        # Traced graphs are for whole pictures, multiples of 32: no side is odd there.
+        if not torch.jit.is_tracing() and (height % 2 or width % 2):
             x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
         x = x.view(batch, x.shape[1] // 2, 2, x.shape[2] // 2, 2, dim)
         x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)

@@ -48,11 +48,11 @@ class OnHub(ModelHubMixin, library_name="portraitmatting"):
     def _from_pretrained(
         cls, *, model_id: str, device: Any = None, config: Any = None, **place: Any
     ) -> Any:
-        from portraitmatting.checkpoint.files import load_model
+        from portraitmatting.checkpoint.files import load_network
 
         if os.path.isdir(model_id):
-            return load_model(Path(model_id, SAFETENSORS_SINGLE_FILE), device)
-        return load_model(hf_hub_download(model_id, SAFETENSORS_SINGLE_FILE, **place), device)
+            return load_network(Path(model_id, SAFETENSORS_SINGLE_FILE), device)
+        return load_network(hf_hub_download(model_id, SAFETENSORS_SINGLE_FILE, **place), device)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """What the checkpoint says of itself, as the hub's README."""

@@ -30,13 +30,21 @@ def linear(
     return x if residual is None else residual + x
 
 
+def is_recording() -> bool:
+    """Whether a graph is being recorded: compiled, exported or traced.
+
+    Then sizes may be symbols, which no `if` may ask, and operators have to be plain ones.
+    """
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def _onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()  # it fuses by itself; export wants plain operators
+        and not is_recording()  # compilers fuse by themselves; export wants plain operators
         and _AVAILABLE
     )
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from portraitmatting.decoder import Decoder
@@ -97,20 +98,23 @@ class PortraitMatting(nn.Module, OnHub):
         self.alpha_head = AlphaHead(self.decoder.channels, c.head_channels)
 
     def forward(self, image: Tensor) -> Prediction:
-        self._check(image)
+        if not torch.jit.is_tracing():  # there sizes are symbols, and the graph is for all
+            check_pictures(image)
         *skips, last = self.encoder(image)
         detail = self.decoder(skips, self.ppm(last))
         return Prediction(self.alpha_head(detail, image), self.trimap_head(detail))
 
-    def _check(self, image: Tensor) -> None:
-        if image.ndim != 4 or image.shape[1] != 3:
-            shape = "x".join(map(str, image.shape))
-            raise PortraitmattingError(f"expected a batch of RGB pictures, Bx3xHxW, got {shape}")
-        height, width = image.shape[-2:]
-        multiple = self.encoder.strides[-1]
-        if height % multiple or width % multiple or not height or not width:
-            fits = [max(1, -(-side // multiple)) * multiple for side in (height, width)]
-            raise PortraitmattingError(
-                f"expected height and width to be multiples of {multiple}, got {height}x{width}: "
-                f"pad or resize to {fits[0]}x{fits[1]}"
-            )
+
+def check_pictures(image: Tensor) -> None:
+    """Raise `PortraitmattingError` unless `image` is what the network takes, or say what would."""
+    if image.ndim != 4 or image.shape[1] != 3:
+        shape = "x".join(map(str, image.shape))
+        raise PortraitmattingError(f"expected a batch of RGB pictures, Bx3xHxW, got {shape}")
+    height, width = image.shape[-2:]
+    multiple = Encoder.strides[-1]
+    if height % multiple or width % multiple or not height or not width:
+        fits = [max(1, -(-side // multiple)) * multiple for side in (height, width)]
+        raise PortraitmattingError(
+            f"expected height and width to be multiples of {multiple}, got {height}x{width}: "
+            f"pad or resize to {fits[0]}x{fits[1]}"
+        )

@@ -26,6 +26,7 @@ from portraitmatting.errors import PortraitmattingError
 from portraitmatting.foreground import estimate_foreground
 from portraitmatting.heads import fuse
 from portraitmatting.model import PortraitMatting
+from portraitmatting.onnx_model import OnnxModel
 from portraitmatting.transforms import (
     MULTIPLE,
     as_rgb,
@@ -82,13 +83,14 @@ class Predictor:
 
     `short_side` (a multiple of 32; the working size's short side) and `precision` ("auto", "fp32",
     "bf16", "fp16") default to what the model's checkpoint says, `device` to where the model is; the
-    model itself is moved there. Pictures are HxWx3 RGB or HxW grey, uint8, uint16 or float in
-    [0, 1]. Whatever cannot be used raises `PortraitmattingError`.
+    model itself is moved there, but an `OnnxModel` has its device and precision already.
+    Pictures are HxWx3 RGB or HxW grey, uint8, uint16 or float in [0, 1]. Whatever cannot be used
+    raises `PortraitmattingError`.
     """
 
     def __init__(
         self,
-        model: PortraitMatting,
+        model: PortraitMatting | OnnxModel,
         short_side: int | None = None,
         precision: str | None = None,
         device: str | torch.device | None = None,
@@ -104,15 +106,25 @@ class Predictor:
         if precision is None:
             precision = info.precision if info else "auto"
         self.short_side = short_side
-        self.device = choose_device(str(device)) if device else next(model.parameters()).device
-        self.dtype = choose_precision(precision, self.device)
-        self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
+        self.model: PortraitMatting | OnnxModel
+        if isinstance(model, OnnxModel):
+            model.require(device, precision)
+            self.device, self.dtype, self.model = model.device, model.dtype, model
+        else:
+            self.device = choose_device(str(device)) if device else next(model.parameters()).device
+            self.dtype = choose_precision(precision, self.device)
+            self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
         self._largest_batch: dict[tuple[int, int], int] = {}
         """Of working sizes at which larger ones ran out of memory."""
 
     def __str__(self) -> str:
-        precision = describe_precision(self.dtype)
-        return f"{describe_device(self.device)}, {precision}, short side {self.short_side}"
+        return f"{self.runs_on}, {describe_precision(self.dtype)}, short side {self.short_side}"
+
+    @property
+    def runs_on(self) -> str:
+        """What computes, for people."""
+        onnx = isinstance(self.model, OnnxModel)
+        return str(self.model) if onnx else describe_device(self.device)
 
     @property
     def settings(self) -> str:
@@ -122,6 +134,8 @@ class Predictor:
     @cached_property
     def _fingerprint(self) -> str:
         """Of the weights."""
+        if isinstance(self.model, OnnxModel):
+            return self.model.fingerprint
         digest = hashlib.sha256()
         for tensor in self.model.state_dict().values():
             digest.update(tensor.float().cpu().contiguous().numpy().data)

@@ -17,7 +17,7 @@ from timm.layers import DropPath, Mlp, trunc_normal_
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
-from portraitmatting.linear import linear
+from portraitmatting.linear import is_recording, linear
 
 
 class WindowLayout(NamedTuple):
@@ -37,7 +37,7 @@ def window_layout(
     height: int, width: int, window: int, shift: int, device: torch.device
 ) -> WindowLayout:
     """Pad to whole windows, roll by `shift`, cut: all as one rearrangement."""
-    rows, columns = (-(-side // window) * window for side in (height, width))
+    rows, columns = ((side + window - 1) // window * window for side in (height, width))
     down, across = rows // window, columns // window
 
     def cut(grid: Tensor) -> Tensor:
@@ -106,8 +106,8 @@ class SwinBlock(nn.Module):
     def _attend(self, x: Tensor, height: int, width: int) -> Tensor:
         """Attention inside each window, up to the projection: (B, H * W, C) to the same."""
         batch, _, dim = x.shape
-        tracing = torch.compiler.is_compiling()  # or exporting, where sizes may be symbols
-        layout = (window_layout if tracing else _cached_layout)(
+        recording = is_recording()
+        layout = (window_layout if recording else _cached_layout)(
             height, width, self.window, self.shift, x.device
         )
         x = F.pad(x, (0, 0, 0, 1)).index_select(1, layout.order)
@@ -118,7 +118,7 @@ class SwinBlock(nn.Module):
         bias = self._position_bias().to(query.dtype)
         if layout.mask is not None:
             bias = bias + layout.mask.to(query.dtype)
-            bias = bias if batch == 1 else bias.repeat(batch, 1, 1, 1)
+            bias = bias.repeat(batch, 1, 1, 1) if recording or batch != 1 else bias
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return mixed.transpose(1, 2).reshape(batch, -1, dim).index_select(1, layout.back)
 

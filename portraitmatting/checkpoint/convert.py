@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from portraitmatting.checkpoint.files import CheckpointInfo, load_model, save_checkpoint
+from portraitmatting.checkpoint.files import CheckpointInfo, load_network, save_checkpoint
 from portraitmatting.checkpoint.shelf import sha256
 from portraitmatting.errors import CheckpointError
 
@@ -19,7 +19,7 @@ def convert(
     facts: Path | None = None,
     overwrite: bool = False,
 ) -> CheckpointInfo:
-    """Write `source`, in any form that `load_model` reads, as one of our checkpoints.
+    """Write `source`, in any form that `load_network` reads, as one of our checkpoints.
 
     `facts` is a JSON file with `licence`, `working_short_side`, `made` and `start` (together the
     origin), a `sha256` that `source` must have, and whatever else the metadata should carry.
@@ -30,7 +30,7 @@ def convert(
     described = _read_facts(facts) if facts else None
     if described and (listed := described.get("sha256")) and listed != sha256(source):
         raise CheckpointError(f"{source}: its sha256 is not the one that {facts} names")
-    model = load_model(source)
+    model = load_network(source)
     assert model.checkpoint is not None
     info = _info(described, facts) if described else model.checkpoint
     save_checkpoint(destination, model, info, storage)

@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,13 +15,18 @@ from portraitmatting.atomic import atomic_path
 from portraitmatting.checkpoint.author_keys import from_author_keys, is_author_state
 from portraitmatting.checkpoint.shelf import SUMS, known_sums, locate, sha256
 from portraitmatting.checkpoint.state_files import read_state
+from portraitmatting.device import choose_device
 from portraitmatting.errors import CheckpointError
 from portraitmatting.model import ModelConfig, PortraitMatting
 from portraitmatting.quantise import dequantise_int8, quantise_int8
 
+if TYPE_CHECKING:
+    from portraitmatting.onnx_model import OnnxModel
+
 STORAGE = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.int8}
 
-_METADATA_KEY = "portraitmatting"
+METADATA_KEY = "portraitmatting"
+"""Under which a file's metadata, of safetensors or ONNX, holds `metadata_text`."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +54,36 @@ AUTHOR = CheckpointInfo(
 
 def load_model(
     source: str | os.PathLike[str] | None = None, device: str | torch.device | None = None
+) -> "PortraitMatting | OnnxModel":
+    """What a `Predictor` runs: `load_network`, or of an ONNX file its `OnnxModel`."""
+    if is_onnx(source):
+        from portraitmatting.onnx_model import OnnxModel
+
+        return OnnxModel(Path(str(source)), str(device or "cpu"))
+    return load_network(source, device)
+
+
+def is_onnx(source: str | os.PathLike[str] | None) -> bool:
+    """Whether `source` is the path of an ONNX file, by its suffix."""
+    return source is not None and Path(source).suffix.lower() == ".onnx"
+
+
+def load_network(
+    source: str | os.PathLike[str] | None = None, device: str | torch.device | None = None
 ) -> PortraitMatting:
     """The network with trained weights, in fp32 and eval mode, on `device` (default: the CPU).
 
     `source` is None for the default checkpoint, the name of one in the checkpoints folder (verified
-    against the sha256 listed there), or a path: ours, or the author's in any wrapping.
+    against the sha256 listed there), or a path: ours, or the author's in any wrapping. `device` is
+    what `choose_device` takes.
     Raises `CheckpointError`, which says what was found.
     """
+    device = choose_device(str(device or "cpu"))
+    if is_onnx(source):
+        raise CheckpointError(
+            f"{source}: an ONNX file, which can be run but holds no PyTorch weights: give the "
+            "checkpoint that it was exported from"
+        )
     path, listed = locate(source)
     if listed and (found := sha256(path)) != listed:
         read_state(path)  # says better than a sha256 what a Git LFS pointer or a web page is
@@ -65,7 +93,7 @@ def load_model(
         )
     state, text = read_state(path)
     try:
-        return _build(state, text.get(_METADATA_KEY)).eval().to(device or "cpu")
+        return _build(state, text.get(METADATA_KEY)).eval().to(device)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
 
@@ -84,13 +112,11 @@ def save_checkpoint(
         state = quantise_int8(state)
     else:
         state = {key: value.to(STORAGE[storage]) for key, value in state.items()}
-    # One JSON text: safetensors writes several metadata keys in random order, and then no two
-    # files of the same weights would share a sha256.
-    text = json.dumps({"config": asdict(model.config), **asdict(info)}, ensure_ascii=False)
+    text = metadata_text(model.config, info)
     try:
         with atomic_path(Path(path)) as temporary:
             # Not save_file: it makes a file of its own that only its owner may read.
-            temporary.write_bytes(save(state, {_METADATA_KEY: text}))
+            temporary.write_bytes(save(state, {METADATA_KEY: text}))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be written ({error})") from None
 
@@ -104,7 +130,7 @@ def smallest_exact(model: PortraitMatting) -> str:
 def describe(source: str | os.PathLike[str] | None = None) -> dict[str, str]:
     """What a checkpoint is, and what it says of itself; raises as `load_model` does."""
     path, _ = locate(source)
-    model = load_model(source)
+    model = load_network(source)
     info = model.checkpoint
     assert info is not None
     state, _ = read_state(path)
@@ -132,7 +158,7 @@ def verify(source: str | None) -> str:
     if listed and listed != digest:
         raise CheckpointError(f"{path}: sha256 is {digest}, {SUMS} lists {listed}: fetch it again")
     with torch.inference_mode():
-        prediction = load_model(path)(torch.rand(1, 3, 64, 96))
+        prediction = load_network(path)(torch.rand(1, 3, 64, 96))
     if not all(output.isfinite().all() for output in prediction):
         raise CheckpointError(f"{path}: its output is not finite")
     return f"{path}: good, {'sha256 as listed' if listed else f'sha256 {digest} (not listed)'}"
@@ -150,7 +176,7 @@ def _build(state: dict[str, Tensor], text: str | None) -> PortraitMatting:
             f"{', '.join(list(state)[:3])}, ..."
         )
     if text is not None:
-        config, info = _parse(text)
+        config, info = parse_metadata(text)
     model = PortraitMatting(config)
     _check_fit(state, model.state_dict())
     model.load_state_dict(state)
@@ -158,7 +184,15 @@ def _build(state: dict[str, Tensor], text: str | None) -> PortraitMatting:
     return model
 
 
-def _parse(text: str) -> tuple[ModelConfig, CheckpointInfo]:
+def metadata_text(config: ModelConfig, info: CheckpointInfo) -> str:
+    """All that a file says of itself, as JSON."""
+    # One text: safetensors writes several metadata keys in random order, and then no two files of
+    # the same weights would share a sha256.
+    return json.dumps({"config": asdict(config), **asdict(info)}, ensure_ascii=False)
+
+
+def parse_metadata(text: str) -> tuple[ModelConfig, CheckpointInfo]:
+    """What `metadata_text` was given; raises `CheckpointError` for any other text."""
     try:
         described = json.loads(text)
         config: dict[str, Any] = {

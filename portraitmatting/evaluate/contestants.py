@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portraitmatting.checkpoint import load_model, locate, sha256
-from portraitmatting.device import choose_device, describe_device
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.evaluate.benchmark import Sample, index_by_name, read_alpha
 from portraitmatting.predictor import Predictor
@@ -33,16 +32,16 @@ def from_checkpoint(
 ) -> Contestant:
     """Our network with the weights that `load_model(source)` finds, by default called by its file.
 
-    The rest as in `Predictor` and `choose_device`.
+    The rest as in `Predictor` and `choose_device`; `source` may be an ONNX file.
     Its mattes are rounded to 8 bits, as the files are that other tools' mattes come from.
     """
     path, _ = locate(source)
-    predictor = Predictor(load_model(source), short_side, precision, choose_device(device))
+    predictor = Predictor(load_model(source, device), short_side, precision)
     facts = {
         "checkpoint": path.name,
         "sha256": sha256(path),
         "short side": str(predictor.short_side),
-        "device": describe_device(predictor.device),
+        "device": predictor.runs_on,
         "precision": str(predictor.dtype).removeprefix("torch."),
     }
     return from_predictor(predictor, name or path.stem, facts)

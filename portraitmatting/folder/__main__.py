@@ -17,14 +17,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = plan_folder(options.input, **given(options, "output", "kinds", "image_format", "bits"))
 
     from portraitmatting.checkpoint import load_model
-    from portraitmatting.device import choose_device
     from portraitmatting.folder.job import matte_folder
     from portraitmatting.folder.style import Style
     from portraitmatting.predictor import Predictor
 
     style = Style(**given(options, "foreground", "background"))
-    device = choose_device(*given(options, "device").values())
-    model = load_model(options.checkpoint, device)
+    model = load_model(options.checkpoint, options.device)
     predictor = Predictor(model, **given(options, "short_side", "precision"))
     count = len(plan.sources)
     print(f"{count} {'picture' if count == 1 else 'pictures'}, {predictor}", file=sys.stderr)
@@ -101,7 +99,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="PIXELS",
         help="working size, a multiple of 32 (default: the checkpoint's)",
     )
-    add("--device", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
+    add(
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda, cuda:1 or mps; of an ONNX file also directml or coreml "
+        "(default: auto)",
+    )
     add("--precision", help="auto, fp32, bf16 or fp16 (default: the checkpoint's)")
     add(
         "--batch-size",

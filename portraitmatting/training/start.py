@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from portraitmatting.checkpoint import CheckpointInfo, load_model
+from portraitmatting.checkpoint import CheckpointInfo, load_network
 from portraitmatting.checkpoint.state_files import read_state
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.model import ModelConfig, PortraitMatting
@@ -21,7 +21,7 @@ def starting_model(start: str) -> PortraitMatting:
     if start == "scratch":
         return PortraitMatting()
     if start == "default":
-        return load_model()
+        return load_network()
     if start == "imagenet":
         return _with_encoder(_download())
     if not Path(start).is_file():
@@ -29,7 +29,7 @@ def starting_model(start: str) -> PortraitMatting:
             f"start {start!r}: expected scratch, default, imagenet or the path of a checkpoint"
         )
     state, _ = read_state(Path(start))
-    return _with_encoder(state) if is_timm_swin(state) else load_model(Path(start))
+    return _with_encoder(state) if is_timm_swin(state) else load_network(Path(start))
 
 
 def model_facts(model: PortraitMatting) -> dict[str, Any]:

@@ -70,10 +70,9 @@ def show(options: argparse.Namespace) -> int:
 
 def load(options: argparse.Namespace) -> Any:
     from portraitmatting.checkpoint import load_model
-    from portraitmatting.device import choose_device
     from portraitmatting.predictor import Predictor
 
-    model = load_model(options.checkpoint, choose_device(options.device))
+    model = load_model(options.checkpoint, options.device)
     return Predictor(model, **given(options, "short_side", "precision"))
 
 
@@ -131,7 +130,11 @@ def parser() -> argparse.ArgumentParser:
     live.add_argument("--folder", type=Path, help="for snapshots and recordings (default: here)")
     network = parser.add_argument_group("network")
     network.add_argument("--checkpoint", help="a name in checkpoints/ or a path (default: ours)")
-    network.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    network.add_argument(
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda, cuda:1, mps; of an ONNX file also directml, coreml",
+    )
     network.add_argument("--precision", help="auto, fp32, bf16 or fp16 (default: the checkpoint's)")
     network.add_argument("--short-side", type=int, help="the working size that presets start from")
     return parser

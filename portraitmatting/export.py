@@ -1,0 +1,45 @@
+"""`portraitmatting export OUT.onnx`: the network as one ONNX file, proven before it is there."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from portraitmatting.cli import given, run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, call, exit code."""
+    options = parser().parse_args(arguments)
+
+    from portraitmatting.checkpoint import load_network, locate
+    from portraitmatting.onnx_export import OPSET, PROVEN, export_onnx, with_source
+
+    model = load_network(options.checkpoint)
+    source, _ = locate(options.checkpoint)
+    assert model.checkpoint is not None
+    model.checkpoint = with_source(model.checkpoint, source)
+    difference = export_onnx(options.out, model, **given(options, "precision", "overwrite"))
+    size = options.out.stat().st_size / 1e6
+    shapes = " and ".join("x".join(map(str, shape)) for shape in PROVEN)
+    print(
+        f"{options.out}: {size:.1f} MB, opset {OPSET}; proven at {shapes}, "
+        f"within {difference:.1g} of PyTorch"
+    )
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; nothing heavy is imported for it."""
+    parser = argparse.ArgumentParser(
+        prog="portraitmatting export",
+        description="Write the network as an ONNX file of any batch and size, and prove it.",
+    )
+    parser.add_argument("out", metavar="OUT.onnx", type=Path)
+    parser.add_argument("--checkpoint", help="a name in checkpoints/ or a path (default: ours)")
+    parser.add_argument("--precision", help="fp32 or fp16 (default: fp32)")
+    parser.add_argument("--overwrite", action="store_true", default=None)
+    return parser
+
+
+if __name__ == "__main__":
+    run(main)

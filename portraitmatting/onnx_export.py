@@ -1,0 +1,156 @@
+"""Write the network as an ONNX file of any batch and size, for onnxruntime and what else reads it.
+
+The command line is `export`; `onnx_model` runs what it writes.
+"""
+
+import copy
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from portraitmatting.atomic import atomic_path
+from portraitmatting.checkpoint import (
+    METADATA_KEY,
+    CheckpointInfo,
+    metadata_text,
+    sha256,
+)
+from portraitmatting.device import PRECISIONS
+from portraitmatting.errors import PortraitmattingError
+from portraitmatting.model import PortraitMatting, Prediction
+from portraitmatting.onnx_model import INPUTS, OUTPUTS, OnnxModel
+
+OPSET = 17
+"""The first with layer normalisation as an operator, so that as many runtimes as can read it do."""
+TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2}
+"""How far the file's outputs may be from PyTorch's in fp32, per unit of their largest magnitude
+where that is above 1."""
+
+_TRACED = (2, 3, 64, 96)
+PROVEN = ((1, 3, 224, 160), (3, 3, 32, 96))
+"""Shapes that every file is run back at: other batches, sizes and numbers of windows."""
+
+
+def export_onnx(
+    path: Path,
+    model: PortraitMatting,
+    precision: str = "fp32",
+    overwrite: bool = False,
+) -> float:
+    """Write `model` atomically to `path`, prove the file, and return its largest difference.
+
+    Input "image" Bx3xHxW, outputs "alpha" Bx1xHxW and "trimap_logits" Bx3xHxW, all float32 as in
+    `PortraitMatting`, B, H and W free; inside, all is computed in `precision`, "fp32" or "fp16".
+    Raises `PortraitmattingError`, and then leaves no file, if the graph is not a valid one or does
+    not agree with `model` at other batches and sizes than it was traced at.
+    """
+    if precision not in TOLERANCE:
+        known = ", ".join(TOLERANCE)
+        raise PortraitmattingError(f"precision {precision!r}: ONNX files are in {known}")
+    if path.suffix.lower() != ".onnx":
+        raise PortraitmattingError(f"{path}: expected a name that ends in .onnx")
+    if path.exists() and not overwrite:
+        raise PortraitmattingError(f"{path} exists: add --overwrite to replace it")
+    if model.checkpoint is None:
+        raise PortraitmattingError("this model has no checkpoint that says at which size to run")
+    info = replace(model.checkpoint, precision=precision)
+    onnx = _onnx()
+    model = copy.deepcopy(model).eval().cpu().float()
+    try:
+        with atomic_path(path) as temporary:
+            _trace(model, PRECISIONS[precision], temporary)
+            graph = onnx.load(temporary)
+            onnx.helper.set_model_props(graph, {METADATA_KEY: metadata_text(model.config, info)})
+            onnx.save(graph, temporary)
+            try:
+                onnx.checker.check_model(temporary, full_check=True)
+            except Exception as error:
+                said = str(error).split("\n")[0]
+                raise PortraitmattingError(f"{path}: not a valid graph ({said})") from None
+            return _prove(temporary, model, TOLERANCE[precision])
+    except OSError as error:
+        raise PortraitmattingError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+class _Graph(nn.Module):
+    """The network in another dtype, float32 in and out."""
+
+    def __init__(self, model: PortraitMatting, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).to(dtype)
+        self.dtype = dtype
+
+    def forward(self, image: Tensor) -> Prediction:
+        return Prediction(*(output.float() for output in self.model(image.to(self.dtype))))
+
+
+def _trace(model: PortraitMatting, dtype: torch.dtype, path: Path) -> None:
+    """Write the bare graph.
+
+    By PyTorch's older, tracing exporter: the newer one, of torch.export, decides by the example
+    whether a map is one window wide or several, and its graph then holds for no other case.
+    """
+    free = {0: "batch", 2: "height", 3: "width"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", "Constant folding", UserWarning)
+        # A size of ours that becomes a constant is an error; PyTorch's own asserts are none.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.filterwarnings("error", category=torch.jit.TracerWarning, module="portraitmatting")
+        torch.onnx.export(
+            _Graph(model, dtype).eval(),
+            (torch.rand(_TRACED, generator=torch.Generator().manual_seed(0)),),
+            path,
+            input_names=INPUTS,
+            output_names=OUTPUTS,
+            dynamic_axes=dict.fromkeys(INPUTS + OUTPUTS, free),
+            opset_version=OPSET,
+            dynamo=False,
+        )
+
+
+def _prove(path: Path, model: PortraitMatting, tolerance: float) -> float:
+    """Run the file back beside the network; the largest difference, or an error if too large."""
+    exported = OnnxModel(path)
+    largest = 0.0
+    for shape in PROVEN:
+        image = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+        with torch.inference_mode():
+            expected = model(image)
+        said = "x".join(map(str, shape))
+        try:
+            found = exported(image)
+        except Exception as error:
+            raise PortraitmattingError(
+                f"the exported graph cannot run at {said}, nothing is written: {error}"
+            ) from None
+        for name, one, other in zip(OUTPUTS, found, expected, strict=True):
+            scale = max(1.0, other.abs().max().item())
+            difference = (one - other).abs().max().item() / scale if one.shape == other.shape else 1
+            if not difference <= tolerance:
+                raise PortraitmattingError(
+                    f"the exported graph gives another {name} than the network at {said} (by "
+                    f"{difference:.2g}), nothing is written"
+                )
+            largest = max(largest, difference)
+    return largest
+
+
+def _onnx() -> Any:
+    try:
+        import onnx
+    except ImportError:
+        raise PortraitmattingError(
+            'export needs onnx: pip install "portraitmatting[onnx]"'
+        ) from None
+    return onnx
+
+
+def with_source(info: CheckpointInfo, path: Path) -> CheckpointInfo:
+    """`info`, and which file it is of."""
+    source = {"exported_from": path.name, "exported_from_sha256": sha256(path)}
+    return replace(info, facts=info.facts | source)
