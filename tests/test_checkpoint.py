@@ -245,6 +245,18 @@ def test_names_are_looked_up_where_the_variable_says_and_verified(ours, monkeypa
             load_model("tiny")
 
 
+def test_safetensors_whose_length_begins_like_a_pickle_are_safetensors(tmp_path, tiny_model):
+    path = tmp_path / "tiny.safetensors"
+    origins = ("x" * length for length in range(0, 257, 8))  # headers come in steps of 8 bytes
+    for origin in origins:
+        save_checkpoint(path, tiny_model, replace(INFO, origin=origin))
+        if path.read_bytes()[0] == 0x80:
+            break
+    else:
+        pytest.fail("no header of such a length was made")
+    assert load_model(path).checkpoint.origin == origin
+
+
 def test_writing_is_atomic(ours, tiny_model, monkeypatch):
     before = ours.read_bytes()
 

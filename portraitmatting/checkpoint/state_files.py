@@ -24,10 +24,11 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     `CheckpointError`, which says what was found instead.
     """
     head = _head(path)
-    if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
-        return _unwrap(_read_pickle(path), path), {}
+    # In this order: the length that safetensors begin with may itself begin like a pickle.
     if head[8:9] == b"{":
         return _read_safetensors(path)
+    if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
+        return _unwrap(_read_pickle(path), path), {}
     raise CheckpointError(f"{path}: {_describe(head)}")
 
 
