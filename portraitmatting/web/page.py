@@ -126,7 +126,7 @@ def build_page(
                 cut_out_view = _view("Cut-out", "cut-out")
                 rgba = gr.DownloadButton("Download cut-out", interactive=False)
         views, files = [slider, matte_view, cut_out_view], [alpha, rgba, composite]
-        inputs = [photo, background, colour, picture, preset, foreground]
+        inputs: list[Any] = [photo, background, colour, picture, preset, foreground]
         one_at_a_time: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "network"}
         gr.on(
             [component.change for component in inputs],
