@@ -348,6 +348,8 @@ def test_calls_of_the_server_are_checked(capsys):
 
 
 def test_the_network_works_for_one_user_at_a_time_and_files_go(tmp_path, monkeypatch, photo):
+    from gradio.route_utils import delete_files_created_by_app
+
     from portraitmatting.web.page import build_page
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
@@ -365,7 +367,7 @@ def test_the_network_works_for_one_user_at_a_time_and_files_go(tmp_path, monkeyp
 
     predictor.__class__ = Watched
     write_image(tmp_path / "a.png", photo)
-    page = build_page(predictor, 1, tmp_path, tmp_path / "none", keep_seconds=2)
+    page = build_page(predictor, 1, tmp_path, tmp_path / "none", keep_seconds=3600)
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, share=False)
     try:
         client = client_of(address, download_files=False)
@@ -374,10 +376,10 @@ def test_the_network_works_for_one_user_at_a_time_and_files_go(tmp_path, monkeyp
         files = [Path(file["path"]) for job in jobs for file in job.result()]
         assert len({file.parent for file in files}) == 4
         assert most == [1, 1, 1, 1]
-        for _ in range(600):
-            if not any(file.exists() for file in files):
-                break
-            time.sleep(0.1)
+        # What Gradio does every quarter of an hour, here without waiting for anything to grow old.
+        assert page.delete_cache == (900, 3600)
+        assert all(file.exists() for file in files)
+        delete_files_created_by_app(page, age=0)
         assert not any(file.exists() for file in files)
     finally:
         page.close(verbose=False)

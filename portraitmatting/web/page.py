@@ -28,7 +28,7 @@ THEME = gr.themes.Default(
 CSS = """
 .cut-out img { background: repeating-conic-gradient(#ccc 0 25%, #fff 0 50%) 0 0 / 20px 20px }
 .one-row .wrap { gap: 6px }
-.one-row label { padding: 6px 8px }
+.one-row label { padding: 6px }
 """
 
 
@@ -98,7 +98,7 @@ def build_page(
             f"{max(1, round(keep_seconds / 60))} minutes."
         )
         with gr.Row():
-            with gr.Column(scale=3, min_width=340):
+            with gr.Column(scale=3, min_width=390):
                 photo = _picture_box("Photo", height=260)
                 if found := sorted(p for p in examples.glob("*") if p.suffix in _EXAMPLE_SUFFIXES):
                     gr.Examples([[str(p)] for p in found], photo, label="Examples")
