@@ -1,0 +1,150 @@
+"""What may come in: an ASGI layer in front of Gradio, which by itself is more hospitable.
+
+Gradio's server fetches the address of a picture that a request names instead of sending it, and
+has routes for proxies, recordings and more. Here only what the page needs passes.
+"""
+
+import json
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+_API = "/gradio_api/"
+_READ = (
+    "/assets/", "/static/", "/config", "/theme.css", "/favicon.ico", "/manifest.json",
+    *(_API + name for name in (
+        "app_id", "call/", "heartbeat/", "info", "openapi.json", "queue/data", "startup-events",
+        "theme.css", "upload_progress",
+    )),
+)  # fmt: skip
+_FILE = _API + "file="
+_UPLOAD = _API + "upload"
+_WRITE = tuple(_API + name for name in ("call/", "cancel", "queue/join", "reset", "run/"))
+_MESSAGE_BYTES = 1 << 20  # of what is no upload; a call takes about a thousand
+_FORM_BYTES = 1 << 16  # what a form adds to the file in it
+
+# The browser is told as well: nothing of the page may come from, or go, elsewhere.
+_POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
+    "frame-ancestors 'none'; form-action 'self'; base-uri 'self'"
+)
+
+
+class Refused(Exception):
+    """A request that stops here: an HTTP status and a line of text."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class Guard:
+    """`app` behind the rules.
+
+    Files are given out, and named in calls, below `folder` only; uploads are of up to `max_bytes`.
+    With `local`, the address asked for must be this machine's own, so that no other site can reach
+    the page through a name of its own (DNS rebinding).
+    """
+
+    def __init__(self, app: App, folder: Path, max_bytes: int, local: bool) -> None:
+        self.app, self.max_bytes, self.local = app, max_bytes, local
+        self.inside = str(folder) + os.sep
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        if scope["type"] != "http":
+            return
+        try:
+            self._check_address(scope)
+            if scope["method"] == "POST" and scope["path"] != _UPLOAD:
+                receive = _again(await self._message(receive), receive)
+        except Refused as refusal:
+            await _answer(send, refusal)
+            return
+        await self.app(scope, receive, _with_policy(send))
+
+    def _check_address(self, scope: Scope) -> None:
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        host = headers.get(b"host", "")
+        name = host.rpartition(":")[0] if host[-1:].isdigit() and ":" in host else host
+        if self.local and name not in LOCAL_HOSTS:
+            raise Refused(421, f"this page is for this machine only, not for {host!r}")
+        method, path = scope["method"], scope["path"]
+        if method == "POST" and path == _UPLOAD:
+            length = headers.get(b"content-length", "")
+            if not length.isdigit():
+                raise Refused(411, "an upload must say its length")
+            if int(length) > self.max_bytes + _FORM_BYTES:
+                raise Refused(413, f"pictures may have up to {self.max_bytes / 1e6:g} MB")
+        elif path.startswith(_FILE) and method in ("GET", "HEAD"):
+            self._check_file(path.removeprefix(_FILE))
+        elif not path.startswith(_WRITE if method == "POST" else _READ) and path != "/":
+            raise Refused(404, "there is no such thing here")
+
+    async def _message(self, receive: Receive) -> bytes:
+        """The body of a call, if it names no file but ours."""
+        body, more = b"", True
+        while more:
+            event = await receive()
+            if event["type"] == "http.disconnect":
+                raise Refused(400, "the call broke off")
+            body += event.get("body", b"")
+            more = event.get("more_body", False)
+            if len(body) > _MESSAGE_BYTES:
+                raise Refused(413, "the call is too long: upload pictures first")
+        try:
+            # The hook sees every pair of every object, those of repeated keys too.
+            json.loads(body or b"{}", object_pairs_hook=self._check_pairs)
+        except (ValueError, RecursionError):
+            raise Refused(400, "the call is not JSON") from None
+        return body
+
+    def _check_pairs(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        for key, value in pairs:
+            if key == "path" and value is not None:
+                self._check_file(value)
+        return dict(pairs)
+
+    def _check_file(self, path: Any) -> None:
+        inside = isinstance(path, str) and os.path.normpath(path).startswith(self.inside)
+        if not inside:
+            raise Refused(400, "pictures must be uploaded: no other file or address is opened")
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """`receive` as it was before the body was taken from it."""
+    bodies = [body]
+
+    async def again() -> MutableMapping[str, Any]:
+        if bodies:
+            return {"type": "http.request", "body": bodies.pop(), "more_body": False}
+        return await receive()
+
+    return again
+
+
+def _with_policy(send: Send) -> Send:
+    async def sending(event: MutableMapping[str, Any]) -> None:
+        if event["type"] == "http.response.start":
+            policy = (b"content-security-policy", _POLICY.encode())
+            event = {**event, "headers": [*event.get("headers", ()), policy]}
+        await send(event)
+
+    return sending
+
+
+async def _answer(send: Send, refusal: Refused) -> None:
+    body = json.dumps({"detail": str(refusal)}).encode()
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    start = {"type": "http.response.start", "status": refusal.status, "headers": headers}
+    await send(start)
+    await send({"type": "http.response.body", "body": body})
