@@ -11,6 +11,7 @@ from typing import Any
 COMMANDS = {
     "folder": ("folder.__main__", "mattes and cut-outs for every picture of a folder"),
     "webcam": ("video.__main__", "another background, live or in a video file"),
+    "web": ("web.__main__", "a page in the browser for single photos"),
     "evaluate": ("evaluate.__main__", "score mattes against a benchmark's truth"),
     "train": ("train", "train the network, or make a checkpoint of a run"),
     "export": ("export", "the network as one ONNX file of any batch and size"),

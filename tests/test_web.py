@@ -27,7 +27,7 @@ from portraitmatting import (
     write_image,
 )
 from portraitmatting.checkpoint import CheckpointInfo, save_checkpoint
-from portraitmatting.composite import composite, rgba
+from portraitmatting.compositing import composite, rgba
 from portraitmatting.depth import to_depth
 from portraitmatting.web.guard import Guard
 from portraitmatting.web.job import Choices, Upload, matte_photo

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,8 +19,9 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _EXAMPLES = Path(__file__).parents[2] / "examples"  # in a clone of the repository
 
 
-def main() -> int:
-    options = _parser().parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, call, exit code."""
+    options = parser().parse_args(arguments)
     if importlib.util.find_spec("gradio") is None:
         raise PortraitmattingError('the page needs Gradio: pip install "portraitmatting[web]"')
     signal.signal(signal.SIGTERM, _end)
@@ -59,7 +61,7 @@ def serve(
         )
     from portraitmatting import Predictor, load_model
 
-    predictor = Predictor(load_model(checkpoint), short_side, precision, device)
+    predictor = Predictor(load_model(checkpoint, device), short_side, precision)
     with tempfile.TemporaryDirectory(prefix="portraitmatting-") as temporary:
         folder = Path(temporary).resolve()
         # Where Gradio keeps files is told by the environment only.
@@ -109,9 +111,10 @@ def _end(*_: object) -> NoReturn:
     sys.exit(0)  # an exception: what has been opened is cleared away
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command line; nothing heavy is imported for it."""
     parser = argparse.ArgumentParser(
-        prog="python -m portraitmatting.web",
+        prog="portraitmatting web",
         description="A page for single photos, on this machine: matte, cut-out, new background. "
         "It needs no internet, and nothing leaves the machine.",
     )

@@ -14,11 +14,11 @@ from PIL import Image, ImageColor
 from portraitmatting import (
     PortraitmattingError,
     Predictor,
+    composite,
     estimate_foreground,
     read_image,
     write_image,
 )
-from portraitmatting.composite import composite
 from portraitmatting.video.presets import PRESETS, at_short_side, preset_short_side
 
 CHOICES = {
@@ -124,16 +124,9 @@ class Result:
     def write_previews(self, folder: Path) -> list[Path]:
         """Small enough for a page, and in kinds of files that every browser shows: the image, the
         composite, the alpha and the cut-out."""
+        suffixes = {"image": ".jpg", "composite": ".jpg", "alpha": ".png", "rgba": ".webp"}
         paths = []
-        for kind, suffix in (
-            ("image", ".jpg"),
-            ("composite", ".jpg"),
-            ("alpha", ".png"),
-            (
-                "rgba",
-                ".webp",
-            ),
-        ):
+        for kind, suffix in suffixes.items():
             paths.append(folder / f"preview-{kind}{suffix}")
             write_image(paths[-1], _shrunk(getattr(self, kind)), self.icc_profile)
         return paths
