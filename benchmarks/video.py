@@ -54,11 +54,12 @@ def clip(height: int, width: int, count: int, speed: float = 2, predictor: Any =
         person, alpha = draw_person(height, width, rng)
     else:
         photo = cv2.resize(read_image(PHOTO).pixels, (height, height))
-        matte = predictor.predict(photo)
+        cut_out = predictor.predict(photo).alpha
+        colours = estimate_foreground(photo, cut_out, "fast")
         spare = width - height
         sides = (0, 0), (spare // 2, spare - spare // 2)
-        alpha = np.pad(matte.alpha, sides)
-        person = np.pad(matte.foreground, (*sides, (0, 0))) * alpha[..., None]
+        alpha = np.pad(cut_out, sides)
+        person = np.pad(colours, (*sides, (0, 0))) * alpha[..., None]
     behind = draw_background(height, width, rng, "blurred")
     layers = np.dstack([person.astype(np.float32), alpha])
     for index in range(count):
@@ -114,7 +115,8 @@ def stability(predictor: Predictor, folder: Path) -> None:
     """dtSSD, temporal variance and error of the network's mattes, as they come and smoothed."""
     count = 24
     small = at_short_side(predictor, preset_short_side(predictor, "fast"))
-    print(
+    print(f"\n{count} frames of 480x360, the person of {PHOTO.name}, noise {NOISE:g},")
+    print(f"network at short side {small.short_side}\n")
         f"\n{count} frames of 480x360, the person of {PHOTO.name}, at short side {small.short_side}, noise {NOISE:g}\n"
     )
     _row("person", "mattes", "dtSSD x100", "variance x1e4", "edge variance x1e4", "MAD x1e3")
@@ -207,15 +209,11 @@ def outputs(predictor: Predictor, folder: Path) -> None:
         if target != source:
             script = [sys.executable, str(ROOT / "eval_webcam.py"), str(source), "-o", str(target)]
             subprocess.run([*script, *small], check=True, capture_output=True)
-        entries = "stream=codec_name,pix_fmt,width,height,avg_frame_rate,sample_rate,channels"
+        entries = "stream=codec_name,pix_fmt,width,height,nb_read_frames,avg_frame_rate,channels"
         entries += ":stream_tags=alpha_mode:stream_side_data=rotation:format=duration"
-        shown = subprocess.run(
-            ["ffprobe", "-v", "error", "-count_frames", "-show_entries", f"{entries},nb_streams"]
-            + ["-show_entries", "stream=nb_read_frames", "-of", "compact=p=0", str(target)],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
+        command = ["ffprobe", "-v", "error", "-count_frames", "-show_entries", entries]
+        command += ["-of", "compact=p=0", str(target)]
+        shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         print(f"\n{name}\n{shown.strip()}")
 
 

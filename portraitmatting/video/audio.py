@@ -135,5 +135,5 @@ def _codec(stream: Any) -> str | None:
         AttributeError,
         LookupError,
         ValueError,
-    ):  # PyAV has no context, or a context without a codec
+    ):  # PyAV has no context, or one without a codec
         return None

@@ -156,9 +156,7 @@ def _open(source: str) -> cv2.VideoCapture:
     if source.isdecimal() or source.startswith("/dev/"):
         raise VideoError(f"camera {one_line(source)} cannot be opened: {_advice(source)}")
     if _is_url(source):
-        problem = (
-            "no stream that OpenCV can open: check the address, and that something sends there"
-        )
+        problem = "no stream that OpenCV can open: check the address and that something sends there"
     elif Path(source).exists():
         problem = "no video that OpenCV can play: convert it to MP4"
     else:
