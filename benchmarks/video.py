@@ -117,8 +117,6 @@ def stability(predictor: Predictor, folder: Path) -> None:
     small = at_short_side(predictor, preset_short_side(predictor, "fast"))
     print(f"\n{count} frames of 480x360, the person of {PHOTO.name}, noise {NOISE:g},")
     print(f"network at short side {small.short_side}\n")
-        f"\n{count} frames of 480x360, the person of {PHOTO.name}, at short side {small.short_side}, noise {NOISE:g}\n"
-    )
     _row("person", "mattes", "dtSSD x100", "variance x1e4", "edge variance x1e4", "MAD x1e3")
     _row(*["---"] * 6)
     for name, pixels in {"still": 0.0, "sways, 2 px/frame": 2.0, "sways, 8 px/frame": 8.0}.items():
