@@ -15,7 +15,8 @@ read -r number <"$scratch/display"
 export DISPLAY=":$number"
 "${PYTHON:-python}" eval_webcam.py "$scratch/in.mp4" --background chequer &
 window=$!
-xdotool search --sync --name '^portraitmatting$' key s
+# Not --sync, which fails if any window closes while it looks through all of them.
+until xdotool search --name '^portraitmatting$' key s 2>/dev/null; do sleep 1; done
 sleep "${SECONDS_TO_SETTLE:-20}"
 import -window root "${1:-docs/webcam.png}"
 xdotool search --name '^portraitmatting$' key q

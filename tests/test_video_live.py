@@ -354,11 +354,13 @@ def test_the_real_window_obeys_its_keys(tmp_path):
         tmp_path / "v.avi", "--checkpoint", checkpoint, "--folder", tmp_path, DISPLAY=display
     )
     try:
-        xdotool = ["xdotool", "search", "--sync", "--name", "^portraitmatting$"]
+        # Not --sync, which fails if any window closes while it looks through all of them.
+        xdotool = ["xdotool", "search", "--name", "^portraitmatting$"]
         env = {**os.environ, "DISPLAY": display}
 
         def press(key):
-            subprocess.run([*xdotool, "key", key], env=env, timeout=120, check=True)
+            command = [*xdotool, "key", key]
+            wait_for(lambda: subprocess.run(command, env=env).returncode == 0, process, 120)
 
         press("p")
         wait_for(lambda: list(tmp_path.glob("snapshot-*.png")), process)

@@ -131,9 +131,5 @@ def _codec(stream: Any) -> str | None:
     """The name of a stream's codec, None if FFmpeg cannot decode it."""
     try:
         return str(stream.codec_context.codec.canonical_name)
-    except (
-        AttributeError,
-        LookupError,
-        ValueError,
-    ):  # PyAV has no context, or one without a codec
+    except (AttributeError, LookupError, ValueError):  # no context, or one without a codec
         return None
