@@ -343,7 +343,8 @@ def test_the_real_window_obeys_its_keys(tmp_path):
     make_avi(tmp_path / "v.avi", [value % 200 for value in range(3000)], rate=30)
     read_end, write_end = os.pipe()
     server = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(write_end), "-screen", "0", "800x600x24"],
+        # Without -noreset it starts afresh when its last client leaves, under the next one's feet.
+        ["Xvfb", "-noreset", "-displayfd", str(write_end), "-screen", "0", "800x600x24"],
         pass_fds=[write_end],
         stderr=subprocess.DEVNULL,
     )
