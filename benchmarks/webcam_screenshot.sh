@@ -4,7 +4,7 @@
 set -e
 cd "$(dirname "$0")/.."
 scratch=$(mktemp -d)
-trap 'kill "$window" "$screen" 2>/dev/null; rm -rf "$scratch"' EXIT
+trap 'kill "$window" "$screen" 2>/dev/null || true; rm -rf "$scratch"' EXIT
 
 ffmpeg -v error -loop 1 -i examples/astronaut.jpg -t 60 -r 25 -preset ultrafast \
     -vf "crop=480:360:16+16*sin(t):20" -pix_fmt yuv420p "$scratch/in.mp4"
