@@ -28,6 +28,18 @@ def draw_portrait(
     wide, as in photos; smaller pictures are the same scene from further away.
     """
     rng = np.random.default_rng(seed)
+    person, alpha = draw_person(height, width, rng)
+    image = draw_background(height, width, rng, background)
+    image *= (1 - alpha)[..., None]
+    image += person
+    image += rng.standard_normal(image.shape, np.float32) * np.float32(_NOISE)
+    return np.rint(image.clip(0, 255)).astype(np.uint8), alpha
+
+
+def draw_person(
+    height: int, width: int, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """The person's colours times alpha, HxWx3 RGB uint8, and alpha HxW float32 in [0, 1]."""
     scale = _OVERSAMPLED
     # Drawn over transparent black: antialiased drawing then leaves premultiplied colours.
     canvas = np.zeros((height * scale, width * scale, 4), np.uint8)
@@ -59,13 +71,7 @@ def draw_portrait(
         skin * (0.8, 0.5, 0.5),
     )
     small = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
-    del canvas
-    alpha = small[..., 3].astype(np.float32) / 255
-    image = draw_background(height, width, rng, background)
-    image *= (1 - alpha)[..., None]
-    image += small[..., :3]
-    image += rng.standard_normal(image.shape, np.float32) * np.float32(_NOISE)
-    return np.rint(image.clip(0, 255)).astype(np.uint8), alpha
+    return small[..., :3], small[..., 3].astype(np.float32) / 255
 
 
 def draw_background(

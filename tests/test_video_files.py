@@ -51,6 +51,72 @@ def test_sound_that_the_container_can_hold_is_copied_bit_by_bit(tmp_path):
     assert packets(target) == packets(source)
 
 
+def test_sound_that_players_do_not_expect_in_mp4_is_encoded_anew(tmp_path):
+    write_video(tmp_path / "in.mov", audio="pcm_s16le")
+    for suffix, codec in ((".mp4", "aac"), (".mov", "pcm_s16le")):
+        target = tmp_path / f"out{suffix}"
+        matte_video(tmp_path / "in.mov", target, tiny_predictor(), "blur")
+        with av.open(str(target)) as container:
+            assert container.streams.audio[0].codec_context.name == codec
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_damaged_sound_costs_no_picture(tmp_path, suffix):
+    write_video(tmp_path / "in.mp4", count=25, audio="aac")
+    data = bytearray((tmp_path / "in.mp4").read_bytes())
+    with av.open(str(tmp_path / "in.mp4")) as container:
+        packets = [p for p in container.demux(audio=0) if p.size]
+    for packet in packets[10:20]:
+        data[packet.pos : packet.pos + packet.size] = b"\xff" * packet.size
+    (tmp_path / "damaged.mp4").write_bytes(data)
+    done = matte_video(
+        tmp_path / "damaged.mp4", tmp_path / f"out{suffix}", tiny_predictor(), "blur"
+    )
+    assert done.frames == 25
+    # Copied packets are not looked into.
+    assert (done.damaged >= 5) == (suffix == ".webm") and done.tracks_left_out == 0
+
+
+def test_sound_from_before_a_cut_is_not_heard(tmp_path):
+    # As phones and `ffmpeg -ss 0.5 -c copy` cut: all is in the file, an edit list hides a part.
+    write_video(tmp_path / "whole.mp4", count=25, audio="aac")
+    with (
+        av.open(str(tmp_path / "whole.mp4")) as whole,
+        av.open(str(tmp_path / "cut.mp4"), "w") as cut,
+    ):
+        streams = {s.index: cut.add_stream_from_template(s) for s in whole.streams}
+        for packet in whole.demux():
+            if packet.dts is not None:
+                packet.pts -= round(Fraction(1, 2) / packet.time_base)
+                packet.dts -= round(Fraction(1, 2) / packet.time_base)
+                packet.stream = streams[packet.stream.index]
+                cut.mux(packet)
+    matte_video(tmp_path / "cut.mp4", tmp_path / "out.mkv", tiny_predictor())
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        heard = sum(f.samples for f in container.decode(audio=0)) / 48000
+    assert 0.4 < heard < 0.7
+
+
+def test_an_unknown_sound_track_is_left_out_and_said(tmp_path, monkeypatch):
+    from portraitmatting.video import audio
+
+    write_video(tmp_path / "in.mp4", audio="aac")
+    monkeypatch.setattr(audio, "_codec", lambda stream: None)
+    done = matte_video(tmp_path / "in.mp4", tmp_path / "out.mp4", tiny_predictor())
+    assert done.tracks_left_out == 1 and "1 unknown sound track" in str(done)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert not container.streams.audio
+
+
+def test_wide_pixels_stay_wide(tmp_path):
+    for suffix, size in ((".webm", (128, 48)), (".mp4", (64, 48)), (".mov", (64, 48))):
+        with VideoWriter(tmp_path / f"w{suffix}", 25, pixel_aspect=2) as writer:
+            writer.write(picture(0))
+        with VideoReader(tmp_path / f"w{suffix}") as reader:
+            assert (reader.width, reader.height) == size
+            assert reader.width * reader.pixel_aspect == 128
+
+
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_rotation_is_applied(tmp_path, rotation):
     write_video(tmp_path / "plain.mp4", count=1)

@@ -21,6 +21,7 @@ from portraitmatting.video.live import run_live
 from portraitmatting.video.preview import Controls, with_text
 from portraitmatting.video.recorder import Recorder
 from portraitmatting.video.stream import matte_stream
+from portraitmatting.video.window import Window
 from test_video_stream import make_avi
 from video_samples import picture, tiny_predictor
 
@@ -92,13 +93,18 @@ def test_a_camera_that_gives_no_frame_says_which_do(fake_camera, monkeypatch):
         next(iter(camera))
 
 
-def test_a_missing_camera_says_which_do(monkeypatch):
+def test_what_cannot_be_opened_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(camera_room, "working_cameras", lambda skip="": [1])
     with pytest.raises(VideoError, match=r"camera 77 cannot be opened.*work: 1") as caught:
         Camera("77")
     assert "\n" not in str(caught.value)
     with pytest.raises(VideoError, match=r"no-such\.mp4: no such file"):
         Camera("no-such.mp4")
+    with pytest.raises(VideoError, match=r"x: no stream that OpenCV can open"):
+        Camera("http://127.0.0.1:1/x")
+    (tmp_path / "text.txt").write_text("no video")
+    with pytest.raises(VideoError, match=r"text\.txt: no video that OpenCV can play"):
+        Camera(str(tmp_path / "text.txt"))
 
 
 def test_a_camera_error_reaches_the_consumer(fake_camera):
@@ -110,6 +116,23 @@ def test_a_camera_error_reaches_the_consumer(fake_camera):
     capture.read = broken
     with Camera("0") as camera, pytest.raises(RuntimeError, match="driver"):
         next(iter(camera))
+
+
+def test_a_url_with_an_end_loses_no_frame(fake_camera):
+    capture = fake_camera(7)
+    capture.get = {cv2.CAP_PROP_FRAME_COUNT: 7, cv2.CAP_PROP_FPS: 500}.get
+    with Camera("http://example.org/v.mp4") as camera:
+        assert len(list(camera)) == 7 and not camera.lost
+    capture.get = {cv2.CAP_PROP_FRAME_COUNT: -1}.get
+    assert not Camera("rtsp://example.org/live").is_file
+
+
+def test_a_silent_stream_gets_no_advice_about_cameras(fake_camera):
+    capture = fake_camera(0)
+    capture.get = lambda setting: 0
+    with Camera("rtsp://example.org/live") as camera, pytest.raises(VideoError) as caught:
+        next(iter(camera))
+    assert "gives no frame: check that something sends there" in str(caught.value)
 
 
 def test_a_file_loses_no_frame_live(tmp_path):
@@ -188,6 +211,68 @@ def test_a_recording_to_a_given_file_begins_at_once(tmp_path, fake_camera):
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
 
 
+def test_a_recording_that_fails_does_not_end_the_show(tmp_path, fake_camera, monkeypatch, capsys):
+    pytest.importorskip("av")
+    fake_camera(8)
+
+    def full(self, *_):
+        raise VideoError("disk full")
+
+    monkeypatch.setattr("portraitmatting.video.writer.VideoWriter.write", full)
+    with Camera("0") as camera:
+        target = tmp_path / "out.mp4"
+        timing = run_live(
+            camera, tiny_predictor(), live_backgrounds(["red"]), window=False, record_to=target
+        )
+    assert timing.lost and "disk full" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+class FakeWindow:
+    """Is paused at the second frame and goes on after `still` looks at the keyboard."""
+
+    def __init__(self, still):
+        self.keys = [-1, ord(" "), *[-1] * still, ord(" ")]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def show(self, picture):
+        self.shape = picture.shape
+
+    def key(self, milliseconds=1):
+        time.sleep(milliseconds / 1000)
+        return self.keys.pop(0) if self.keys else -1
+
+
+def test_a_pause_is_no_slowness(tmp_path, monkeypatch):
+    make_avi(tmp_path / "v.avi", range(10, 70, 10), rate=100)
+    monkeypatch.setattr("portraitmatting.video.live.Window", lambda: FakeWindow(still=60))
+    told = []
+    monkeypatch.setattr(
+        "portraitmatting.video.live.AutoSize.rest_took", lambda self, seconds: told.append(seconds)
+    )
+    before = time.monotonic()
+    with Camera(str(tmp_path / "v.avi")) as camera:
+        timing = run_live(camera, tiny_predictor(), live_backgrounds())
+    took = time.monotonic() - before
+    assert took > 60 * 0.03 and timing.frames == len(told) == 6
+    assert timing.elapsed < took - 60 * 0.03
+    assert sum(told) <= timing.elapsed
+
+
+def test_a_window_without_a_window_toolkit_says_so(monkeypatch):
+    def unimplemented(*_):
+        raise cv2.error("The function is not implemented")
+
+    monkeypatch.setattr(cv2, "namedWindow", unimplemented)
+    with pytest.raises(VideoError, match="built without them"), Window():
+        pass
+
+
 def test_virtual_camera_gets_the_composite(tmp_path, monkeypatch):
     sent = []
 
@@ -236,6 +321,16 @@ def test_without_a_screen_one_line_says_so(tmp_path):
     assert len(err.splitlines()) == 1 and err.startswith("error: no window"), err
 
 
+def test_what_is_no_video_is_said_before_the_network_loads(tmp_path):
+    pytest.importorskip("av")
+    (tmp_path / "text.mp4").write_text("no video")
+    process = run_script(tmp_path / "text.mp4", "-o", tmp_path / "out.mp4")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    # The line that names the device would come first.
+    assert len(err.splitlines()) == 1 and "cannot be read as a video" in err, err
+
+
 @pytest.mark.skipif(
     not (shutil.which("Xvfb") and shutil.which("xdotool")), reason="needs Xvfb and xdotool"
 )
@@ -248,7 +343,8 @@ def test_the_real_window_obeys_its_keys(tmp_path):
     make_avi(tmp_path / "v.avi", [value % 200 for value in range(3000)], rate=30)
     read_end, write_end = os.pipe()
     server = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(write_end), "-screen", "0", "800x600x24"],
+        # Without -noreset it starts afresh when its last client leaves, under the next one's feet.
+        ["Xvfb", "-noreset", "-displayfd", str(write_end), "-screen", "0", "800x600x24"],
         pass_fds=[write_end],
         stderr=subprocess.DEVNULL,
     )
@@ -259,11 +355,13 @@ def test_the_real_window_obeys_its_keys(tmp_path):
         tmp_path / "v.avi", "--checkpoint", checkpoint, "--folder", tmp_path, DISPLAY=display
     )
     try:
-        xdotool = ["xdotool", "search", "--sync", "--name", "^portraitmatting$"]
+        # Not --sync, which fails if any window closes while it looks through all of them.
+        xdotool = ["xdotool", "search", "--name", "^portraitmatting$"]
         env = {**os.environ, "DISPLAY": display}
 
         def press(key):
-            subprocess.run([*xdotool, "key", key], env=env, timeout=120, check=True)
+            command = [*xdotool, "key", key]
+            wait_for(lambda: subprocess.run(command, env=env).returncode == 0, process, 120)
 
         press("p")
         wait_for(lambda: list(tmp_path.glob("snapshot-*.png")), process)

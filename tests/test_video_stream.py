@@ -215,6 +215,28 @@ def test_a_video_background_runs_at_its_own_speed_and_loops(tmp_path):
         assert shown.shape == image.shape and abs(int(shown.mean()) - value) <= 3, moment
 
 
+def test_a_video_background_leaps_over_the_time_it_was_not_shown(tmp_path):
+    make_avi(tmp_path / "b.avi", [10, 60, 110, 160])
+    background = VideoBackground(tmp_path / "b.avi")
+    grabbed = []
+    capture = background._capture
+
+    class Counted:
+        def __getattr__(self, name):
+            return getattr(capture, name)
+
+        def grab(self):
+            grabbed.append(1)
+            return capture.grab()
+
+    background._capture = Counted()
+    image, alpha = np.zeros((30, 30, 3), np.uint8), np.zeros((30, 30), np.float32)
+    for moment, value in [(3600.2, 110), (3600.3, 160), (3600.4, 10)]:
+        background.seek(moment)
+        assert abs(int(background(image, alpha).mean()) - value) <= 3, moment
+    assert not grabbed
+
+
 def test_what_is_no_background_video_is_said(tmp_path):
     (tmp_path / "x.mp4").write_text("text")
     with pytest.raises(VideoError, match="cannot be played"):

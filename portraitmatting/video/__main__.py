@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def convert(options: argparse.Namespace) -> int:
     from portraitmatting.errors import PortraitmattingError
     from portraitmatting.video.backgrounds import parse_video_background
+    from portraitmatting.video.reader import VideoReader
     from portraitmatting.video.writer import check_places
 
     # What can be wrong with the call is found before the seconds that PyTorch takes to load.
@@ -32,6 +33,8 @@ def convert(options: argparse.Namespace) -> int:
     if len(backgrounds) > 1:
         raise PortraitmattingError("a file takes one --background: run once for each")
     background = backgrounds[0] and parse_video_background(backgrounds[0])
+    with VideoReader(options.source):
+        pass
 
     from portraitmatting.video.convert import matte_video
 

@@ -17,6 +17,8 @@ from portraitmatting.video.reader import VideoError
 
 GREEN = "#00b140"
 """The usual chroma key, for whoever names no background."""
+_LEAP_SECONDS = 5.0
+"""So much time is leapt over at once, as when a background was not chosen for a while."""
 
 
 @runtime_checkable
@@ -67,6 +69,10 @@ class VideoBackground:
             self._index = -1
         if wanted == self._index:
             return
+        if wanted > self._index + _LEAP_SECONDS * self._rate:
+            length = round(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+            self._capture.set(cv2.CAP_PROP_POS_FRAMES, wanted % max(1, length))
+            self._index = wanted - 1
         while self._index < wanted:
             self._index += 1
             # Frames that nobody sees are skipped without decoding them to pixels.

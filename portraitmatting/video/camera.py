@@ -1,6 +1,7 @@
 """Live pictures in: a thread that reads the camera, so that only the newest frame counts."""
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -20,27 +21,33 @@ _LOST_SECONDS = 3.0
 """A camera that is silent for so long is gone."""
 _MILLISECOND = Fraction(1, 1000)
 
+# FFmpeg inside OpenCV prints its own lines beside our one; OpenCV asks this once, at the first use.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 
 class Camera:
     """Context manager over a camera (index "0", "1" or device "/dev/video0"), a stream URL or a
     video file, whatever OpenCV opens.
 
     Iterate to get `Frame`s. Of a camera or a stream each is the newest there is, those that nobody
-    waited for are counted in `dropped`, and time is the clock's. Of a file each frame comes, none
-    faster than the file's own rate. The end of a file, and a camera that goes away, end the
-    iteration; `lost` then says whether it was the latter. Raises `VideoError` for a camera that is
-    missing, busy or gives no frame, with the indices that do work.
+    waited for are counted in `dropped`, and time is the clock's. Of a file, and of a URL with an
+    end, each frame comes, none faster than its own rate. The end of a file, and a camera that goes
+    away, end the iteration; `lost` then says whether it was the latter. Raises `VideoError` for a
+    camera that is missing, busy or gives no frame, with the indices that do work.
     """
 
     def __init__(self, source: str, width: int | None = None, height: int | None = None) -> None:
         self._source = source
-        self.is_file = Path(source).is_file()
         self.lost = False
         self._slot: Newest[Frame] = Newest()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._began = self._handed = time.monotonic()
         self._capture = _open(source)
+        # A server sends such a URL as fast as it can: the newest frame would race to the end.
+        self.is_file = Path(source).is_file() or (
+            _is_url(source) and self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
+        )
         for setting, value in (
             (cv2.CAP_PROP_FRAME_WIDTH, width),
             (cv2.CAP_PROP_FRAME_HEIGHT, height),
@@ -97,10 +104,7 @@ class Camera:
                 frame = None
             if frame is None:
                 if patience == _FIRST_FRAME_SECONDS:
-                    raise VideoError(
-                        f"camera {one_line(self._source)} gives no frame: close other programs "
-                        f"that use it, or {_advice(self._source)}"
-                    )
+                    raise VideoError(_silent(self._source))
                 self.lost = True
                 return
             yield frame
@@ -151,10 +155,26 @@ def _open(source: str) -> cv2.VideoCapture:
         return capture
     if source.isdecimal() or source.startswith("/dev/"):
         raise VideoError(f"camera {one_line(source)} cannot be opened: {_advice(source)}")
-    raise VideoError(
-        f"{one_line(source)}: no such file, and no camera or stream that OpenCV can open: "
-        "give a camera index such as 0, a video file or a URL"
+    if _is_url(source):
+        problem = "no stream that OpenCV can open: check the address and that something sends there"
+    elif Path(source).exists():
+        problem = "no video that OpenCV can play: convert it to MP4"
+    else:
+        problem = "no such file: give a camera index such as 0, a video file or a URL"
+    raise VideoError(f"{one_line(source)}: {problem}")
+
+
+def _silent(source: str) -> str:
+    if _is_url(source):
+        return f"{one_line(source)} gives no frame: check that something sends there"
+    return (
+        f"camera {one_line(source)} gives no frame: close other programs that use it, or "
+        f"{_advice(source)}"
     )
+
+
+def _is_url(source: str) -> bool:
+    return "://" in source
 
 
 def _advice(source: str) -> str:

@@ -23,12 +23,15 @@ class Converted:
     frames: int
     transparent: bool
     damaged: int
-    """Packets of the source that could not be decoded, and whose frames are missing."""
+    """Packets of the source that could not be used, and whose frames or sound are missing."""
+    tracks_left_out: int = 0
+    """Tracks of sound in a codec that FFmpeg does not know."""
 
     def __str__(self) -> str:
         what = "transparent frames" if self.transparent else "frames"
         missing = f", {self.damaged} damaged packets left out" if self.damaged else ""
-        return f"{self.frames} {what}{missing}"
+        mute = f", {self.tracks_left_out} unknown sound track(s) left out"
+        return f"{self.frames} {what}{missing}{mute if self.tracks_left_out else ''}"
 
 
 def matte_video(
@@ -83,10 +86,12 @@ def matte_video(
                 )
             )
         ) as matted,
-        tqdm(total=reader.frame_count, unit="frame", disable=not progress) as bar,
+        tqdm(total=reader.frame_count, unit=" frames", disable=not progress) as bar,
     ):
         for item in matted:
             pixels = item.rgba() if transparent else item.composite()
             writer.write(pixels, item.frame.pts, item.frame.duration)
             bar.update()
-        return Converted(writer.count, transparent, reader.damaged)
+        bar.total = writer.count  # what the file says beforehand is an estimate
+        damaged = reader.damaged + writer.damaged
+        return Converted(writer.count, transparent, damaged, writer.tracks_left_out)

@@ -93,10 +93,9 @@ def run_live(
             camera, predictor, session.controls, foreground, smooth, auto_size=auto
         )
         for matted in frames:
-            began = time.perf_counter()
             going_on = session.take(matted)
             if auto is not None:
-                auto.rest_took(time.perf_counter() - began + matted.smoothing_seconds)
+                auto.rest_took(session.rest_seconds)
             if not going_on:
                 break
     session.timing.lost = camera.lost
@@ -113,13 +112,15 @@ class _Session:
         self.virtual: VirtualCamera | None = None
         self.recorder = Recorder(folder)
         self._camera, self._preset, self._folder = camera, preset, folder
+        self.rest_seconds = 0.0
+        """What the last frame took besides the network; a pause is not counted."""
         self._note, self._note_until = "", 0.0
         self._began = self._shown = 0.0
         self._interval = self._latency = 0.0
 
     def take(self, matted: MattedFrame) -> bool:
         """Send a frame everywhere it should go and obey the keys; False to quit."""
-        now = time.perf_counter()
+        came = now = time.perf_counter()
         spent = matted.network_seconds + matted.smoothing_seconds
         if not self.timing.frames:
             self._began = self._shown = now - spent
@@ -140,7 +141,8 @@ class _Session:
         self._interval = _follow(self._interval, now - self._shown)
         self._latency = _follow(self._latency, self._camera.age(matted.frame))
         self._shown = now
-        return going_on and self._wait_while_paused(view, matted)
+        self.rest_seconds = matted.smoothing_seconds + now - came
+        return going_on and self._wait_while_paused(matted)
 
     def _count(self, part: str, since: float) -> float:
         now = time.perf_counter()
@@ -152,13 +154,14 @@ class _Session:
         self.window.show(with_text(view, self._lines(matted)))
         return self._obey(self.window.key(), matted)
 
-    def _wait_while_paused(self, view: NDArray[np.uint8], matted: MattedFrame) -> bool:
+    def _wait_while_paused(self, matted: MattedFrame) -> bool:
         while self.controls.paused and self.window is not None:
             # Drawn again, so that the other keys show what they do to the still picture.
             self.window.show(with_text(self.controls.render(matted), self._lines(matted)))
             if not self._obey(self.window.key(_PAUSE_POLL), matted):
                 return False
-            self._shown = time.perf_counter()
+            now = time.perf_counter()
+            self._began, self._shown = self._began + now - self._shown, now
         return True
 
     def _obey(self, key: int | None, matted: MattedFrame) -> bool:
@@ -214,7 +217,6 @@ class _Session:
         try:
             self.recorder.write(matted)
         except PortraitmattingError as error:
-            self.recorder.stop()
             self._say(str(error))
 
 

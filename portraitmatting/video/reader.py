@@ -164,11 +164,17 @@ class VideoReader:
             last = pts
 
     def _undamaged(self) -> "Iterator[av.VideoFrame]":
-        for packet in self._container.demux(self._stream):
+        packets = self._container.demux(self._stream)
+        while True:
             try:
-                yield from packet.decode()
-            except self._av.error.InvalidDataError:
+                packet = next(packets, None)  # which, once it has raised, is at its end
+                if packet is None:
+                    return
+                frames = packet.decode()
+            except self._av.FFmpegError:
                 self.damaged += 1
+            else:
+                yield from frames
 
     def _rgb(self, decoded: "av.VideoFrame", size: tuple[int, int]) -> NDArray[np.uint8]:
         reformat = self._av.video.reformatter

@@ -5,6 +5,7 @@ from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
 
+from portraitmatting.errors import PortraitmattingError
 from portraitmatting.video.stream import MattedFrame
 from portraitmatting.video.writer import VideoWriter
 
@@ -36,13 +37,20 @@ class Recorder:
         return name
 
     def write(self, matted: MattedFrame) -> None:
-        """Add a frame at its own time."""
+        """Add a frame at its own time. An error ends the recording, and its file is gone."""
         assert self._writer is not None
         if self._last < 0:
             self._began = matted.frame.seconds
         milliseconds = round(1000 * (matted.frame.seconds - self._began))
         self._last = max(self._last + 1, milliseconds)
-        self._writer.write(matted.composite(), self._last)
+        try:
+            self._writer.write(matted.composite(), self._last)
+        except PortraitmattingError as error:
+            self._writer = None
+            # A full disk may refuse the file's end as well, which is of no interest any more.
+            with contextlib.suppress(PortraitmattingError):
+                self._open.__exit__(type(error), error, error.__traceback__)
+            raise
 
     def stop(self) -> None:
         """Finish the file; it is there from now on."""

@@ -13,6 +13,10 @@ from portraitmatting.video.reader import VideoError
 
 _PROBE = "import cv2; cv2.namedWindow('probe'); cv2.waitKey(1)"
 _FONTS = Path("/usr/share/fonts")
+_HEADLESS = (
+    "no window: this OpenCV is built without them; pip uninstall opencv-python-headless "
+    "and pip install opencv-python, or write to a file with -o"
+)
 
 
 def require_display() -> None:
@@ -25,10 +29,7 @@ def require_display() -> None:
     if probe.returncode == 0:
         return
     if "not implemented" in probe.stderr:
-        raise VideoError(
-            "no window: this OpenCV is built without them; pip uninstall opencv-python-headless "
-            "and pip install opencv-python, or write to a file with -o"
-        )
+        raise VideoError(_HEADLESS)
     raise VideoError(
         "no window: there is no screen to open it on (over ssh, try ssh -X); "
         "write to a file with -o, or use --no-window with --virtual-camera"
@@ -55,7 +56,10 @@ class Window:
     def __enter__(self) -> "Window":
         _quiet_qt()
         flags = cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL
-        cv2.namedWindow(self._title, flags)
+        try:
+            cv2.namedWindow(self._title, flags)
+        except cv2.error:
+            raise VideoError(_HEADLESS) from None
         return self
 
     def __exit__(self, *_: object) -> None:

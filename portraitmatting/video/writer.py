@@ -34,12 +34,17 @@ class Format:
     muxing: dict[str, str] = field(default_factory=dict)
     """For the container."""
     refused_audio: tuple[str, ...] = ()
-    """Codecs that FFmpeg lists for the container, but only writes to its siblings."""
+    """Beginnings of codecs' names that FFmpeg lists for the container, but only writes to its
+    siblings, or that players do not expect there."""
+    square_pixels: bool = False
+    """Whether the container forgets that pixels are wider than high."""
 
 
 _H264 = Format("libx264", "yuv420p", options={"crf": "18", "preset": "fast"})
 FORMATS: dict[str, Format] = {
-    ".mp4": Format(_H264.codec, _H264.opaque, None, _H264.options, {"movflags": "+faststart"}),
+    ".mp4": Format(
+        _H264.codec, _H264.opaque, None, _H264.options, {"movflags": "+faststart"}, ("pcm_",)
+    ),
     ".mkv": _H264,
     ".webm": Format(
         "libvpx-vp9",
@@ -47,6 +52,7 @@ FORMATS: dict[str, Format] = {
         "yuva420p",
         # libvpx refuses transparency together with alternate reference frames.
         {"crf": "24", "b": "0", "cpu-used": "4", "row-mt": "1", "auto-alt-ref": "0"},
+        square_pixels=True,
     ),
     ".mov": Format(
         "prores_ks",
@@ -119,8 +125,19 @@ class VideoWriter:
         self._audio_from, self._audio_start = audio_from, Fraction(audio_start)
         self._metadata = metadata or {}
         self._stream: Any = None
+        self._audio: AudioTracks | None = None
         self.count = 0
         """Frames written."""
+
+    @property
+    def damaged(self) -> int:
+        """Packets of sound that could not be used."""
+        return self._audio.damaged if self._audio is not None else 0
+
+    @property
+    def tracks_left_out(self) -> int:
+        """Tracks of sound in a codec that FFmpeg does not know."""
+        return self._audio.tracks_left_out if self._audio is not None else 0
 
     def __enter__(self) -> "VideoWriter":
         with ExitStack() as stack, self._explained():
@@ -132,7 +149,6 @@ class VideoWriter:
                     self._av.open(str(temporary), "w", options=self._format.muxing)
                 )
                 self._container.metadata.update(self._metadata)
-                self._audio: AudioTracks | None = None
             self._stack = stack.pop_all()
         return self
 
@@ -159,15 +175,18 @@ class VideoWriter:
         self.count += 1
 
     def _encode(self, pixels: NDArray[np.uint8], pts: int, duration: int) -> None:
+        assert self._format is not None
+        odd = pixels.shape[0] % 2, pixels.shape[1] % 2
+        if any(odd) and self._format.codec == "libx264":
+            # H.264 halves the colour planes and takes no odd size.
+            pixels = np.pad(pixels, ((0, odd[0]), (0, odd[1]), (0, 0)), "edge")
         if self._stream is None:
             self._start(*pixels.shape[:2])
-        height, width = self._stream.height, self._stream.width
-        spare = height - pixels.shape[0], width - pixels.shape[1]
-        if any(spare):
-            pixels = np.pad(pixels, ((0, spare[0]), (0, spare[1]), (0, 0)), "edge")
         reformat = self._av.video.reformatter
         frame = self._av.VideoFrame.from_ndarray(pixels, "rgba" if self._transparent else "rgb24")
         frame = frame.reformat(
+            self._stream.width,
+            self._stream.height,
             format=self._stream.pix_fmt,
             dst_colorspace=reformat.Colorspace.ITU709,
             dst_color_range=reformat.ColorRange.MPEG,
@@ -184,15 +203,14 @@ class VideoWriter:
         assert self._format is not None
         kind = self._format
         pixel_format = kind.transparent if self._transparent else kind.opaque
-        # H.264 halves the colour planes and takes no odd size; its edge is then doubled.
-        even = kind.codec == "libx264"
         stream = self._container.add_stream(kind.codec, rate=self._rate, options=kind.options)
-        stream.width, stream.height = width + (even and width % 2), height + (even and height % 2)
+        wider = self._pixel_aspect if kind.square_pixels else 1
+        stream.width, stream.height = round(width * wider), height
         stream.pix_fmt = pixel_format
         context = stream.codec_context
         context.time_base = self._time_base
         stream.time_base = self._time_base
-        context.sample_aspect_ratio = self._pixel_aspect
+        context.sample_aspect_ratio = self._pixel_aspect / wider
         context.color_range = self._av.video.reformatter.ColorRange.MPEG
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         if self._audio_from is not None:
