@@ -355,18 +355,21 @@ def test_the_real_window_obeys_its_keys(tmp_path):
         tmp_path / "v.avi", "--checkpoint", checkpoint, "--folder", tmp_path, DISPLAY=display
     )
     try:
-        # Not --sync, which fails if any window closes while it looks through all of them.
-        xdotool = ["xdotool", "search", "--name", "^portraitmatting$"]
+        # Not --sync, which fails if any window closes while it looks through all of them. A key
+        # that comes before the window listens is lost: pressed again until it has been obeyed.
+        xdotool = ["xdotool", "search", "--name", "^portraitmatting$", "key"]
         env = {**os.environ, "DISPLAY": display}
 
-        def press(key):
-            command = [*xdotool, "key", key]
-            wait_for(lambda: subprocess.run(command, env=env).returncode == 0, process, 120)
+        def press_until(key, obeyed):
+            end = time.monotonic() + 120
+            while not obeyed():
+                assert time.monotonic() < end
+                subprocess.run([*xdotool, key], env=env, stderr=subprocess.DEVNULL)
+                time.sleep(0.5)
 
-        press("p")
-        wait_for(lambda: list(tmp_path.glob("snapshot-*.png")), process)
-        press("space")
-        press("q")
+        press_until("p", lambda: list(tmp_path.glob("snapshot-*.png")))
+        subprocess.run([*xdotool, "space"], env=env, check=True)
+        press_until("q", lambda: process.poll() is not None)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
@@ -374,12 +377,5 @@ def test_the_real_window_obeys_its_keys(tmp_path):
         server.wait()
     assert process.returncode == 0, err
     assert "frames," in out and "display" in out
-    (snapshot,) = tmp_path.glob("snapshot-*.png")
+    snapshot = next(tmp_path.glob("snapshot-*.png"))
     assert cv2.imread(str(snapshot), cv2.IMREAD_UNCHANGED).shape == (20, 40, 4)
-
-
-def wait_for(condition, process, limit=60):
-    end = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < end and process.poll() is None
-        time.sleep(0.05)
