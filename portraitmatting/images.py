@@ -78,8 +78,7 @@ def encode_image(pixels: NDArray[Any], suffix: str, icc_profile: bytes | None = 
     suffix = suffix.lower()
     if suffix not in WRITABLE:
         raise ImageError(
-            f"cannot write {suffix or 'a file without suffix'!r}: "
-            f"use {', '.join(sorted(WRITABLE))}"
+            f"cannot write {suffix or 'a file without suffix'!r}: use {', '.join(sorted(WRITABLE))}"
         )
     channels = {2: 1, 3: pixels.shape[-1]}.get(pixels.ndim) if pixels.size else None
     if channels not in (1, 3, 4):
