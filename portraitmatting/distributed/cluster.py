@@ -1,5 +1,6 @@
 """Ray: start it on this machine or join a cluster, and count what it has room for."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +22,14 @@ def connected(address: str | None = None) -> Iterator[None]:
     used and left running. Raises `PortraitmattingError` if nobody answers at `address`."""
     ours = not ray.is_initialized()
     if ours:
-        local = {} if address else {"include_dashboard": False}
+        dashboard = None if address else False  # a cluster has settled that itself
         try:
-            ray.init(address or "local", log_to_driver=False, logging_level="WARNING", **local)
+            ray.init(
+                address or "local",
+                include_dashboard=dashboard,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise PortraitmattingError(
                 f"no Ray cluster at {address or 'local'} ({one_line(str(error))}): start one with "
