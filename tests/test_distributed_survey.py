@@ -111,8 +111,8 @@ def done(source, output) -> None:
 def test_all_is_done_again_even_if_that_is_interrupted(done, source, output, change):
     assert todo(source, output, **change) == dict.fromkeys(NAMES, "alpha rgba")
     make(output, *NAMES[:2])
-    change.pop("overwrite", None)
-    assert set(todo(source, output, **change)) == set(NAMES[2:])
+    settings = change.get("settings", "s")
+    assert set(todo(source, output, settings)) == set(NAMES[2:])
 
 
 def test_two_pictures_of_one_name_are_refused(source, output):

@@ -30,10 +30,14 @@ def connected(address: str | None = None) -> Iterator[None]:
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # of nearly any type
+            ray.shutdown()
+            why = one_line(str(error))
+            if not address:
+                raise PortraitmattingError(f"Ray cannot be started here: {why}") from error
             raise PortraitmattingError(
-                f"no Ray cluster at {address or 'local'} ({one_line(str(error))}): start one with "
-                "`ray start --head`, or leave the address out"
+                f"no Ray cluster at {address} ({why}): start one with `ray start --head`, or leave "
+                "the address out"
             ) from error
     context = DataContext.get_current()
     context.enable_progress_bars = False  # there is one of ours

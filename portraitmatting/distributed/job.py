@@ -34,7 +34,7 @@ def hand_out(
     blocks = _blocks(todo, workers)
     waiting = np.ones(len(blocks), bool)
     pictures = (
-        ray.data.from_arrow(blocks)
+        ray.data.from_blocks(blocks)
         # Actors restart and tasks are tried again without limit: Ray Data's own default. What
         # would never end is caught by `Attempts`.
         .map_batches(

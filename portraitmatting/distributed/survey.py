@@ -73,7 +73,7 @@ def survey(
     for folder, pictures in source.pictures(exclude=output):
         found += len(pictures)
         _check(source, output, plan, [folder / name for name in pictures])
-        there = {kind: output.changed(f"{kind}/{folder.as_posix()}") for kind in plan.kinds}
+        there = {kind: output.changed((kind / folder).as_posix()) for kind in plan.kinds}
         for name, changed in pictures.items():
             target = plan.target(Path(name), "").name
             kinds = [
