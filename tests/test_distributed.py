@@ -31,7 +31,8 @@ from portraitmatting.distributed.attempts import Attempts  # noqa: E402
 from portraitmatting.distributed.places import find_place  # noqa: E402
 from portraitmatting.distributed.report import Report, Summary  # noqa: E402
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
 PLAIN = Style(foreground="none")
 KINDS = ("alpha", "rgba")
 
@@ -39,14 +40,17 @@ KINDS = ("alpha", "rgba")
 @pytest.fixture(scope="session")
 def two_cores() -> Iterator[None]:
     """Ray on this machine, with room for two workers; it takes seconds to start, so once."""
-    for last in (False, False, True):
-        try:
-            ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-            break
-        except Exception:  # it gives itself half a minute, which a busy machine may not have
-            ray.shutdown()
-            if last:
-                raise
+    with pytest.MonkeyPatch.context() as patch:
+        # Workers look there for what they are sent by name.
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
+        for last in (False, False, True):
+            try:
+                ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+                break
+            except Exception:  # it gives itself half a minute, which a busy machine may not have
+                ray.shutdown()
+                if last:
+                    raise
     yield
     ray.shutdown()
 
