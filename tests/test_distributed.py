@@ -322,6 +322,7 @@ def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch):
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", nobody)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)  # of the other tests' Ray
     message = r"no Ray cluster at far:1 \(nobody\\nthere"
     with pytest.raises(PortraitmattingError, match=message), cluster.connected("far:1"):
         pass

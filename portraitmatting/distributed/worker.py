@@ -12,6 +12,7 @@ import pyarrow as pa
 import ray
 import torch
 
+from portraitmatting.cli import one_line
 from portraitmatting.decode import Picture, decode
 from portraitmatting.distributed.places import Place
 from portraitmatting.errors import ImageError
@@ -155,7 +156,8 @@ class Worker:
             data = self._orders.source.read(task.source)
         except Exception as error:  # object stores have errors of their own
             why = getattr(error, "strerror", None) or reason(error)
-            raise ImageError(f"cannot be opened ({why}): check the path") from error
+            name = one_line(self._orders.source.name(task.source))
+            raise ImageError(f"{name}: cannot be opened ({why}): check the path") from error
         task.bytes_read = len(data)
         return decode(data)
 
