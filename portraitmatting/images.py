@@ -60,30 +60,39 @@ def write_image(
     that keeps the file from being written.
     """
     path = Path(path)
-    name, suffix = one_line(str(path)), path.suffix.lower()
+    name = one_line(str(path))
+    try:
+        data = encode_image(pixels, path.suffix, icc_profile)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(data)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error.__cause__
+    except OSError as error:
+        reason = error.strerror or one_line(str(error))
+        raise ImageError(f"{name}: cannot be written: {reason}: choose another output") from error
+
+
+def encode_image(pixels: NDArray[Any], suffix: str, icc_profile: bytes | None = None) -> bytes:
+    """The bytes of the file that `write_image` would write under a name with this suffix. Raises
+    ImageError that says what was found and the way out, but cannot name the file."""
+    suffix = suffix.lower()
     if suffix not in WRITABLE:
         raise ImageError(
-            f"{name}: cannot write {suffix or 'a file without suffix'!r}: "
-            f"use {', '.join(sorted(WRITABLE))}"
+            f"cannot write {suffix or 'a file without suffix'!r}: use {', '.join(sorted(WRITABLE))}"
         )
     channels = {2: 1, 3: pixels.shape[-1]}.get(pixels.ndim) if pixels.size else None
     if channels not in (1, 3, 4):
-        raise ImageError(f"{name}: expected HxW, HxWx3 or HxWx4 pixels, got {pixels.shape}")
+        raise ImageError(f"expected HxW, HxWx3 or HxWx4 pixels, got {pixels.shape}")
     if channels == 4 and suffix in (".jpg", ".jpeg"):
-        raise ImageError(f"{name}: JPEG has no transparency: write .png, .webp or .tif instead")
+        raise ImageError("JPEG has no transparency: write .png, .webp or .tif instead")
     deep = pixels.dtype == np.uint16 and suffix in SIXTEEN_BIT
     pixels = to_depth(pixels, np.uint16 if deep else np.uint8)
     if pixels.ndim == 3 and channels == 1:
         pixels = pixels[..., 0]
     try:
-        data = encode(np.ascontiguousarray(pixels), suffix, None if channels == 1 else icc_profile)
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        reason = error.strerror or one_line(str(error))
-        raise ImageError(f"{name}: cannot be written: {reason}: choose another output") from error
-    except ValueError as error:  # sides beyond what the format can hold
-        raise ImageError(f"{name}: cannot be written: {one_line(str(error))}") from error
+        return encode(np.ascontiguousarray(pixels), suffix, None if channels == 1 else icc_profile)
+    except (OSError, ValueError) as error:  # sides beyond what the format can hold
+        raise ImageError(f"cannot be written: {one_line(str(error))}") from error
 
 
 def list_images(
@@ -95,11 +104,18 @@ def list_images(
     Symlinks are followed, but each real folder is visited once, so that loops end. Dangling links
     are listed: reading them tells the user. Raises ImageError where a folder cannot be listed.
     """
+    return sorted(path for pictures in walk_images(folder, exclude) for path in pictures)
+
+
+def walk_images(
+    folder: str | os.PathLike[str], exclude: str | os.PathLike[str] | None = None
+) -> Iterator[list[Path]]:
+    """What `list_images` lists, while it is looked for: one real folder's pictures at a time."""
     visited = set() if exclude is None else {os.path.realpath(exclude)}
-    return sorted(_walk(Path(folder), Path(), visited))
+    return _walk(Path(folder), Path(), visited)
 
 
-def _walk(root: Path, below: Path, visited: set[str]) -> Iterator[Path]:
+def _walk(root: Path, below: Path, visited: set[str]) -> Iterator[list[Path]]:
     folder = root / below
     real = os.path.realpath(folder)
     if real in visited:
@@ -112,13 +128,19 @@ def _walk(root: Path, below: Path, visited: set[str]) -> Iterator[Path]:
         raise ImageError(
             f"{one_line(str(folder))}: cannot be listed: {error.strerror}: check the path"
         ) from error
+    folders: list[Path] = []
+    pictures: list[Path] = []
     for entry in found:
         if entry.name.startswith("."):
             continue
         path = below / entry.name
         if os.path.isdir(entry.path):
-            yield from _walk(root, path, visited)
+            folders.append(path)
         elif path.suffix.lower() in READABLE and (
             os.path.isfile(entry.path) or not os.path.exists(entry.path)
         ):
-            yield path
+            pictures.append(path)
+    if pictures:
+        yield pictures
+    for path in folders:
+        yield from _walk(root, path, visited)

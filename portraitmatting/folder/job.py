@@ -1,30 +1,19 @@
-"""Run a plan: reading, the network, and foreground estimation with writing overlap.
+"""Run a plan: every picture through the chain, into files, the journal and a summary."""
 
-Pictures are pulled through a chain of generators by the one thread that runs the network; readers
-before it and writers behind it are threads (their work leaves Python's lock) that may run only so
-far ahead, so that memory is bounded whatever the folder's size.
-"""
-
-import errno
 import threading
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
-from portraitmatting.cli import one_line
 from portraitmatting.decode import Picture
 from portraitmatting.errors import PortraitmattingError
+from portraitmatting.folder.chain import Chain, Stop, failure
 from portraitmatting.folder.journal import Journal, state_of
-from portraitmatting.folder.overlap import overlap
 from portraitmatting.folder.plan import Plan
 from portraitmatting.folder.style import Style
 from portraitmatting.images import read_image, write_image
 from portraitmatting.predictor import Matte, Predictor
-
-_NO_POINT_IN_GOING_ON = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 @dataclass
@@ -98,19 +87,6 @@ class _Task:
     kinds: list[str]
 
 
-@dataclass(frozen=True)
-class _Matted:
-    """A picture whose results can be made and written."""
-
-    task: _Task
-    matte: Matte
-    icc_profile: bytes | None
-
-
-class _Stop(Exception):
-    """No further picture can be written."""
-
-
 def _to_do(plan: Plan, settings: dict[str, str], journal: Journal | None) -> list[_Task]:
     """What is missing or changed by the journal; everything without one."""
     tasks = []
@@ -140,84 +116,29 @@ class _Job:
     """Over the summary and the bar, which the writers share."""
 
     def run(self, tasks: list[_Task], batch_size: int, workers: int) -> None:
-        readers = ThreadPoolExecutor(workers, "reader")
-        writers = ThreadPoolExecutor(workers, "writer")
+        chain = Chain(self.predictor, self._read, self._write, self._fail)
         try:
-            read = overlap(readers, self._read, tasks, workers + batch_size)
-            matted = self._mattes(self._batches(read, batch_size))
-            for _, written in overlap(writers, self._write, matted, workers):
-                written.result()
+            chain.run(tasks, batch_size, workers)
         except KeyboardInterrupt:
             self.summary.stopped, self.summary.interrupted = "interrupted", True
-        except _Stop as stop:
+        except Stop as stop:
             self.summary.stopped = str(stop)
-        finally:
-            readers.shutdown(cancel_futures=True)
-            writers.shutdown(cancel_futures=True)
 
     def _read(self, task: _Task) -> Picture:
         return read_image(self.plan.root / task.source)
 
-    def _batches(
-        self, read: Iterable[tuple[_Task, "Future[Picture]"]], batch_size: int
-    ) -> Iterator[list[tuple[_Task, Picture]]]:
-        """Pictures of one working size together, once there are enough, or too many in all."""
-        waiting: dict[tuple[int, int], list[tuple[_Task, Picture]]] = {}
-        for task, future in read:
-            try:
-                picture = future.result()
-            except PortraitmattingError as error:
-                self._fail(task, error)
-                continue
-            size = self.predictor.network_size(picture.pixels)
-            waiting.setdefault(size, []).append((task, picture))
-            if len(waiting[size]) == batch_size:
-                yield waiting.pop(size)
-            elif sum(map(len, waiting.values())) > 2 * batch_size:
-                yield waiting.pop(max(waiting, key=lambda size: len(waiting[size])))
-        yield from waiting.values()
-
-    def _mattes(self, batches: Iterable[list[tuple[_Task, Picture]]]) -> Iterator[_Matted]:
-        for batch in batches:
-            try:
-                mattes = self.predictor.predict_batch([picture.pixels for _, picture in batch])
-            except PortraitmattingError as error:  # too large for the GPU, even one by one
-                for task, _ in batch:
-                    self._fail(task, error)
-                continue
-            for (task, picture), matte in zip(batch, mattes, strict=True):
-                yield _Matted(task, matte, picture.icc_profile)
-
-    def _write(self, item: _Matted) -> None:
-        task = item.task
-        try:
-            for kind, pixels in self.style.results(item.matte, task.kinds, self.plan.bits):
-                target = self.plan.target(task.source, kind)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                write_image(target, pixels, item.icc_profile)
-                self.journal.add(target, f"{task.state} {self.settings[kind]}")
-        # ValueErrors are ours, or pymatting's when the colours of a picture defeat its solver.
-        except (OSError, ValueError, MemoryError) as error:
-            cause = error if isinstance(error, OSError) else error.__cause__
-            if isinstance(cause, OSError) and cause.errno in _NO_POINT_IN_GOING_ON:
-                raise _Stop(_reason(error)) from error
-            self._fail(task, error)
-        else:
-            with self.lock:
-                self.summary.done += 1
-                self.bar.update()
-
-    def _fail(self, task: _Task, error: Exception) -> None:
-        name, reason = one_line(str(self.plan.root / task.source)), _reason(error)
+    def _write(self, task: _Task, matte: Matte, icc_profile: bytes | None) -> None:
+        for kind, pixels in self.style.results(matte, task.kinds, self.plan.bits):
+            target = self.plan.target(task.source, kind)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_image(target, pixels, icc_profile)
+            self.journal.add(target, f"{task.state} {self.settings[kind]}")
         with self.lock:
-            self.summary.failed[task.source] = reason if name in reason else f"{name}: {reason}"
+            self.summary.done += 1
             self.bar.update()
 
-
-def _reason(error: Exception) -> str:
-    """In one line; the system's own errors without their numbers."""
-    if isinstance(error, OSError) and error.strerror:
-        return one_line(": ".join(filter(None, [error.filename, error.strerror])))
-    if isinstance(error, MemoryError):
-        return "not enough memory to estimate its foreground: use another method for that"
-    return one_line(str(error))
+    def _fail(self, task: _Task, error: Exception) -> None:
+        why = failure(str(self.plan.root / task.source), error)
+        with self.lock:
+            self.summary.failed[task.source] = why
+            self.bar.update()

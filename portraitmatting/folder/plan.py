@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from portraitmatting.errors import PortraitmattingError
@@ -48,7 +48,21 @@ def plan_folder(
     Raises `PortraitmattingError` if there is nothing to do, if two sources would write one file,
     if a result could overwrite a source, or if the format cannot hold what is asked for.
     """
-    source, output = Path(source), Path(output)
+    plan = plan_results(output, kinds, image_format, bits)
+    root, sources = _find(Path(source), plan.output)
+    plan = replace(plan, root=root, sources=sources)
+    check_output(plan)
+    check_names(plan)
+    return plan
+
+
+def plan_results(
+    output: str | os.PathLike[str],
+    kinds: Sequence[str] = ("alpha", "rgba"),
+    image_format: str = "png",
+    bits: int | None = None,
+) -> Plan:
+    """A plan without sources yet: what is written, and how. Raises `PortraitmattingError`."""
     suffix = f".{image_format.lower().lstrip('.')}"
     if suffix not in WRITABLE:
         known = ", ".join(sorted(s.lstrip(".") for s in WRITABLE))
@@ -61,11 +75,7 @@ def plan_folder(
         raise PortraitmattingError(f"{bits} bits per channel: use 8 or 16")
     if bits == 16 and suffix not in SIXTEEN_BIT:
         raise PortraitmattingError(f"{image_format} holds 8 bits per channel: use png or tiff")
-    root, sources = _find(source, output)
-    plan = Plan(root, sources, output, tuple(dict.fromkeys(kinds)), suffix, bits)
-    _check_output(plan)
-    _check_names(plan)
-    return plan
+    return Plan(Path(), [], Path(output), tuple(dict.fromkeys(kinds)), suffix, bits)
 
 
 def _find(source: Path, output: Path) -> tuple[Path, list[Path]]:
@@ -82,7 +92,7 @@ def _find(source: Path, output: Path) -> tuple[Path, list[Path]]:
     return source, sources
 
 
-def _check_output(plan: Plan) -> None:
+def check_output(plan: Plan) -> None:
     """No source may lie, by whatever links, where results are written."""
     if os.path.exists(plan.output) and not os.path.isdir(plan.output):
         raise PortraitmattingError(f"{plan.output}: is no folder; choose another output")
@@ -96,7 +106,7 @@ def _check_output(plan: Plan) -> None:
             )
 
 
-def _check_names(plan: Plan) -> None:
+def check_names(plan: Plan) -> None:
     """No two sources may be written as one file, as a.jpg and a.png would be."""
     taken: dict[str, Path] = {}
     for source in plan.sources:

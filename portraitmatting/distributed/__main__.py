@@ -1,0 +1,119 @@
+"""Command line: `python -m portraitmatting.distributed INPUT OUTPUT`."""
+
+import argparse
+import importlib.util
+from collections.abc import Sequence
+
+from portraitmatting.cli import FAILED, INTERRUPTED, given, run
+from portraitmatting.errors import PortraitmattingError
+from portraitmatting.folder.plan import plan_results
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, call, exit code."""
+    options = _parser().parse_args(arguments)
+    plan = plan_results("", **given(options, "kinds", "image_format", "bits"))
+    for package in ("ray", "pyarrow", "fsspec"):
+        if importlib.util.find_spec(package) is None:
+            raise PortraitmattingError(
+                f'many machines need {package}: pip install "portraitmatting[distributed]"'
+            )
+
+    from portraitmatting.distributed.many import matte_many
+    from portraitmatting.distributed.places import find_place
+    from portraitmatting.folder.style import Style
+
+    source, output = find_place(options.input), find_place(options.output)
+    style = Style(**given(options, "foreground", "background"))
+    choices = given(
+        options, "checkpoint", "short_side", "precision", "batch_size", "overwrite", "address",
+        "cores", "gpus", "workers",
+    )  # fmt: skip
+    summary = matte_many(source, output, plan, style, progress=True, **choices)
+    print(f"{summary}\nresults in {output}")
+    if summary.interrupted:
+        return INTERRUPTED
+    return FAILED if summary.failed or summary.stopped else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m portraitmatting.distributed",
+        description="Mattes and cut-outs for every picture of a folder, on many machines. A second "
+        "run does only what is missing or changed. Exit code 0 if all went well, 1 if any picture "
+        "failed, 2 for a wrong call, 130 after Ctrl-C.",
+    )
+    add = parser.add_argument
+    where = "a folder that all machines see, or a URL such as s3://bucket/folder"
+    add("input", metavar="INPUT", help=f"{where}, searched with its subfolders")
+    add("output", metavar="OUTPUT", help=f"{where}, for OUTPUT/KIND/same/tree/name.png")
+    add = parser.add_argument_group("results").add_argument
+    add(
+        "--output",
+        dest="kinds",
+        nargs="+",
+        metavar="KIND",
+        help="any of alpha, rgba, composite and foreground, named after INPUT and OUTPUT "
+        "(default: alpha rgba)",
+    )
+    add("--format", dest="image_format", help="png, webp, tiff or jpg (default: png)")
+    add("--bits", type=int, help="8 or 16 per channel (default: as many as the picture has)")
+    add("--foreground", metavar="METHOD", help="ml, cf (slow), fast or none (default: ml)")
+    add(
+        "--background",
+        metavar="WHAT",
+        help="for composites: a colour, a picture's path, blur, blur:0.05 or chequer "
+        "(default: white)",
+    )
+    add(
+        "--overwrite",
+        action="store_true",
+        default=None,
+        help="do again what earlier runs have done",
+    )
+    add = parser.add_argument_group("network").add_argument
+    add(
+        "--checkpoint",
+        metavar="NAME",
+        help="a name in checkpoints/ or a path; only this machine needs it",
+    )
+    add("--short-side", type=int, metavar="PIXELS", help="working size, a multiple of 32")
+    add("--precision", help="auto, fp32, bf16 or fp16 (default: the checkpoint's)")
+    add(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="pictures that go through the network together (default: 8 on GPUs, 1 on CPUs)",
+    )
+    add = parser.add_argument_group("machines").add_argument
+    add(
+        "--address",
+        help="of the Ray cluster; auto is the one that this machine belongs to (default: none, "
+        "this machine alone)",
+    )
+    add(
+        "--cores-per-worker",
+        dest="cores",
+        type=int,
+        metavar="N",
+        help="CPU cores of each worker (default: 1)",
+    )
+    add(
+        "--gpus-per-worker",
+        dest="gpus",
+        type=float,
+        metavar="N",
+        help="GPUs of each worker; 0.5 puts two workers on each (default: 0, run on CPUs)",
+    )
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="how many; more than there is room for wait for machines to join (default: as many "
+        "as there is room for)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    run(main)

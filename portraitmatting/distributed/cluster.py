@@ -1,0 +1,69 @@
+"""Ray: start it on this machine or join a cluster, and count what it has room for."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Ray would report each start to its makers.
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+import ray
+from ray.data import DataContext
+
+from portraitmatting.cli import one_line
+from portraitmatting.errors import PortraitmattingError
+
+
+@contextmanager
+def connected(address: str | None = None) -> Iterator[None]:
+    """Ray, for the length of the block: the cluster at `address` ("auto": the one this machine
+    belongs to), or one of this machine's cores alone. A Ray that runs in this process already is
+    used and left running. Raises `PortraitmattingError` if nobody answers at `address`."""
+    ours = not ray.is_initialized()
+    if ours:
+        dashboard = None if address else False  # a cluster has settled that itself
+        try:
+            ray.init(
+                address or "local",
+                include_dashboard=dashboard,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+        except Exception as error:  # of nearly any type
+            ray.shutdown()
+            why = one_line(str(error))
+            if not address:
+                raise PortraitmattingError(f"Ray cannot be started here: {why}") from error
+            raise PortraitmattingError(
+                f"no Ray cluster at {address} ({why}): start one with `ray start --head`, or leave "
+                "the address out"
+            ) from error
+    context = DataContext.get_current()
+    context.enable_progress_bars = False  # there is one of ours
+    context.print_on_execution_start = False
+    # A block of pictures whose report is lost is noticed by us, and no reason to stop.
+    context.max_errored_blocks = -1
+    try:
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def room_for(cores: int, gpus: float) -> int:
+    """How many workers of this size the cluster's machines hold; raises `PortraitmattingError` if
+    none."""
+    machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
+    count = 0
+    for has in machines:
+        fits = has.get("CPU", 0) // cores
+        count += int(min(fits, has.get("GPU", 0) // gpus) if gpus else fits)
+    if not count:
+        largest = max((int(has.get("CPU", 0)) for has in machines), default=0)
+        most = max((has.get("GPU", 0) for has in machines), default=0)
+        raise PortraitmattingError(
+            f"no machine has room for a worker of {cores} cores and {gpus:g} GPUs (the largest has "
+            f"{largest} cores, {most:g} GPUs): make workers smaller"
+        )
+    return count

@@ -1,0 +1,148 @@
+"""What became of the pictures: two tables at the output, and a summary for people."""
+
+import csv
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+
+from portraitmatting.cli import one_line
+from portraitmatting.distributed.places import Place, explained
+from portraitmatting.distributed.worker import DONE, FAILED, STOPPED
+from portraitmatting.folder.chain import reason
+
+REPORT, FAILURES = "report.csv", "failures.csv"
+
+_COLUMNS = (
+    "source", "outcome", "reason", "seconds", "cpu_seconds", "bytes_read", "bytes_written", "worker"
+)  # fmt: skip
+_SHOWN = 20
+
+
+@dataclass
+class Summary:
+    """What became of the pictures of a job. As text: for people, several lines."""
+
+    skipped: int = 0
+    """There from an earlier run, and up to date."""
+    done: int = 0
+    failed: int = 0
+    stopped: str = ""
+    """Why not every picture was tried, in one line."""
+    interrupted: bool = False
+    """By Ctrl-C."""
+    worker_seconds: float = 0
+    """Of all workers together, spent on `done` and `failed`."""
+    cpu_seconds: float = 0
+    """Of these, spent computing; more than those if workers have several cores."""
+    bytes_read: int = 0
+    bytes_written: int = 0
+    reasons: list[str] = field(default_factory=list)
+    """The first failures', each of which names its picture."""
+
+    def __str__(self) -> str:
+        lines = [f"{self.done} done, {self.skipped} skipped, {self.failed} failed"]
+        lines += [f"failed: {reason}" for reason in self.reasons]
+        if self.failed > len(self.reasons):
+            lines.append(f"failed: {self.failed - len(self.reasons)} more, see {FAILURES}")
+        if self.done:
+            tried = self.done + self.failed
+            lines.append(
+                f"per picture: {self.worker_seconds / tried:.3f} worker seconds, "
+                f"{self.cpu_seconds / tried:.3f} CPU seconds, "
+                f"{self.bytes_read / tried / 1e6:.3f} MB read, "
+                f"{self.bytes_written / tried / 1e6:.3f} MB written"
+            )
+        if self.stopped:
+            lines.append(f"stopped: {self.stopped}; what is done is kept, run again to go on")
+        return "\n".join(lines)
+
+
+class Report:
+    """Rows as workers send them, into OUTPUT/report.csv (every picture that was tried), OUTPUT/
+    failures.csv (those that failed) and a `Summary`.
+
+    A context manager. On a disk both tables grow as the job goes on; in an object store they appear
+    at its end, Ctrl-C included. They replace those of the run before.
+    """
+
+    def __init__(self, output: Place, summary: Summary) -> None:
+        """Raises `PortraitmattingError` if `output` cannot be written to."""
+        self.summary = summary
+        self._output = output
+        with explained(output):
+            self._all = _Table(output, REPORT)
+            self._failures = _Table(output, FAILURES)
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._or_stop(self._all.close)
+        self._or_stop(self._failures.close)
+
+    def add(self, rows: pa.Table) -> None:
+        """A block of a worker's `ROWS`."""
+        summary = self.summary
+        for row in rows.to_pylist():
+            if row["outcome"] == STOPPED:
+                summary.stopped = row["reason"]
+                continue
+            row["source"] = one_line(os.fsdecode(row["source"]))
+            self._all.add(row)
+            summary.worker_seconds += row["seconds"]
+            summary.cpu_seconds += row["cpu_seconds"]
+            summary.bytes_read += row["bytes_read"]
+            summary.bytes_written += row["bytes_written"]
+            if row["outcome"] == DONE:
+                summary.done += 1
+                continue
+            assert row["outcome"] == FAILED
+            summary.failed += 1
+            self._failures.add(row)
+            if len(summary.reasons) < _SHOWN:
+                summary.reasons.append(row["reason"])
+        self._or_stop(self._all.flush)
+        self._or_stop(self._failures.flush)
+
+    def _or_stop(self, write: Callable[[], None]) -> None:
+        """A full disk stops the job here too, in one line."""
+        try:
+            write()
+        except OSError as error:
+            self.summary.stopped = f"{self._output}: the report cannot be written: {reason(error)}"
+
+
+class _Table:
+    """A CSV file with a header, RFC 4180 save that lines end in "\\n"."""
+
+    def __init__(self, output: Place, name: str) -> None:
+        self._file = output.fs.open(output.name(name), "wb")
+        self._text = io.StringIO()
+        self._rows = csv.DictWriter(
+            self._text, _COLUMNS, extrasaction="ignore", lineterminator="\n"
+        )
+        self._rows.writeheader()
+        self.flush()
+
+    def add(self, row: dict[str, Any]) -> None:
+        times = {key: f"{row[key]:.3f}" for key in ("seconds", "cpu_seconds")}
+        self._rows.writerow({**row, **times})
+
+    def flush(self) -> None:
+        self._file.write(self._text.getvalue().encode(errors="backslashreplace"))
+        self._file.flush()
+        self._text.seek(0)
+        self._text.truncate()
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,179 @@
+"""What every worker does: its share of the pictures through the chain, and a row about each."""
+
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pyarrow as pa
+import ray
+import torch
+
+from portraitmatting.cli import one_line
+from portraitmatting.decode import Picture, decode
+from portraitmatting.distributed.places import Place
+from portraitmatting.errors import ImageError
+from portraitmatting.folder.chain import Chain, Stop, failure, reason
+from portraitmatting.folder.plan import Plan
+from portraitmatting.folder.style import Style
+from portraitmatting.images import encode_image
+from portraitmatting.predictor import Matte, Predictor
+
+DONE, FAILED, STOPPED = "done", "failed", "stopped"
+
+ROWS = pa.schema(
+    {
+        "source": pa.binary(),
+        "outcome": pa.string(),
+        "reason": pa.string(),
+        "seconds": pa.float64(),
+        "cpu_seconds": pa.float64(),
+        "bytes_read": pa.int64(),
+        "bytes_written": pa.int64(),
+        "worker": pa.string(),
+        "block": pa.int64(),
+    }
+)
+"""What a worker tells of a picture. `seconds` is the worker's time for all pictures that it had
+in hand together, shared among them, `cpu_seconds` what it spent computing, on all its cores;
+`worker` is HOST:PID; `block` is that of the job."""
+
+_DEATHS_ALLOWED = 2
+
+
+@dataclass(frozen=True)
+class Orders:
+    """All that a worker is told; travels to other machines."""
+
+    source: Place
+    output: Place
+    plan: Plan
+    """Without sources."""
+    style: Style
+    model: Any
+    """A Ray reference to the network: it is read once, where the job is started."""
+    attempts: Any
+    """A Ray reference to the job's `Attempts`."""
+    short_side: int
+    precision: str
+    batch_size: int
+    cores: int
+    device: str
+
+
+@dataclass
+class _Task:
+    """A picture in hand, and what is known of it so far."""
+
+    source: str
+    kinds: list[str]
+    key: str
+    outcome: str = STOPPED
+    reason: str = "not tried"
+    bytes_read: int = 0
+    bytes_written: int = 0
+
+
+class Worker:
+    """One per GPU, or per so many cores; Ray keeps it, with its network, for the whole job."""
+
+    def __init__(self, orders: Orders) -> None:
+        # Every worker of a machine would take all of its cores otherwise.
+        os.environ["NUMBA_NUM_THREADS"] = str(orders.cores)
+        torch.set_num_threads(orders.cores)
+        cv2.setNumThreads(orders.cores)
+        self._orders = orders
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        orders.style.prepare(orders.plan.kinds)
+        model = ray.get(orders.model)
+        predictor = Predictor(model, orders.short_side, orders.precision, orders.device)
+        self._chain = Chain(predictor, self._read, self._write, self._fail)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """A block of the job (source, kinds, block) -> its `ROWS`, with the results written."""
+        begun, cpu_begun = time.perf_counter(), time.process_time()
+        block = batch["block"][0].as_py()
+        tasks = [
+            _Task(os.fsdecode(row["source"]), row["kinds"].split(), f"{block}/{index}")
+            for index, row in enumerate(batch.to_pylist())
+        ]
+        if self._begin(str(block)) == 0:
+            self._run(tasks)
+        else:
+            self._run_carefully(tasks)
+        seconds = (time.perf_counter() - begun) / len(tasks)
+        cpu_seconds = (time.process_time() - cpu_begun) / len(tasks)
+        rows = [
+            {
+                "source": os.fsencode(task.source),
+                "outcome": task.outcome,
+                "reason": task.reason,
+                "seconds": seconds,
+                "cpu_seconds": cpu_seconds,
+                "bytes_read": task.bytes_read,
+                "bytes_written": task.bytes_written,
+                "worker": self._name,
+                "block": block,
+            }
+            for task in tasks
+        ]
+        return pa.Table.from_pylist(rows, ROWS)
+
+    def _run(self, tasks: list[_Task]) -> None:
+        try:
+            self._chain.run(tasks, self._orders.batch_size, self._orders.cores)
+        except Stop as stop:
+            unfinished, why = STOPPED, str(stop)
+        except Exception as error:  # of a kind nobody thought of: millions of others shall go on
+            unfinished, why = FAILED, f"{type(error).__name__}: {reason(error)}"
+        else:
+            return
+        for task in tasks:
+            if task.outcome == STOPPED:
+                task.outcome, task.reason = unfinished, why
+
+    def _run_carefully(self, tasks: list[_Task]) -> None:
+        """One by one, after a worker has died with this block: whichever picture has killed
+        workers is left out."""
+        for task in tasks:
+            deaths = self._begin(task.key)
+            if deaths < _DEATHS_ALLOWED:
+                self._run([task])
+            else:
+                why = f"a worker died at it {deaths} times; it may be too large or damaged"
+                self._fail(task, ImageError(why))
+            ray.get(self._orders.attempts.end.remote(task.key))
+
+    def _begin(self, key: str) -> int:
+        before: int = ray.get(self._orders.attempts.begin.remote(key))
+        return before
+
+    def _read(self, task: _Task) -> Picture:
+        try:
+            data = self._orders.source.read(task.source)
+        except Exception as error:  # object stores have errors of their own
+            why = getattr(error, "strerror", None) or reason(error)
+            name = one_line(self._orders.source.name(task.source))
+            raise ImageError(f"{name}: cannot be opened ({why}): check the path") from error
+        task.bytes_read = len(data)
+        return decode(data)
+
+    def _write(self, task: _Task, matte: Matte, icc_profile: bytes | None) -> None:
+        orders = self._orders
+        for kind, pixels in orders.style.results(matte, task.kinds, orders.plan.bits):
+            data = encode_image(pixels, orders.plan.suffix, icc_profile)
+            target = orders.plan.target(Path(task.source), kind).as_posix()
+            try:
+                orders.output.write(target, data)
+            except Exception as error:
+                why = getattr(error, "strerror", None) or reason(error)
+                raise ImageError(f"{orders.output.name(target)}: {why}") from error
+            task.bytes_written += len(data)
+        task.outcome, task.reason = DONE, ""
+
+    def _fail(self, task: _Task, error: Exception) -> None:
+        task.outcome = FAILED
+        task.reason = failure(self._orders.source.name(task.source), error)
