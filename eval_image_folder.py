@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     style = Style(**given(options, "foreground", "background"))
     device = choose_device(*given(options, "device").values())
     model = load_model(options.checkpoint, device)
-    predictor = Predictor(model, **given(options, "short_side", "precision"))
+    predictor = Predictor(model, **given(options, "short_side", "precision", "compile"))
     count = len(plan.sources)
     print(f"{count} {'picture' if count == 1 else 'pictures'}, {predictor}", file=sys.stderr)
     choices = given(options, "batch_size", "workers", "overwrite")
@@ -102,6 +102,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--device", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
     add("--precision", help="auto, fp32, bf16 or fp16 (default: the checkpoint's)")
+    add(
+        "--compile",
+        action="store_true",
+        default=None,
+        help="run the network through torch.compile, for long jobs: it takes minutes to begin",
+    )
     add(
         "--batch-size",
         type=int,

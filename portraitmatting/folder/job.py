@@ -1,8 +1,9 @@
 """Run a plan: reading, the network, and foreground estimation with writing overlap.
 
-Pictures are pulled through a chain of generators by the one thread that runs the network; readers
-before it and writers behind it are threads (their work leaves Python's lock) that may run only so
-far ahead, so that memory is bounded whatever the folder's size.
+Pictures are pulled through a chain of generators by the one thread that runs the network, and does
+nothing else: readers before it bring pictures to their working size, writers behind it bring mattes
+to the pictures' size. Both are threads (their work leaves Python's lock) that may run only so far
+ahead, so that memory is bounded whatever the folder's size.
 """
 
 import errno
@@ -15,14 +16,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from portraitmatting.cli import one_line
-from portraitmatting.decode import Picture
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.folder.journal import Journal, state_of
 from portraitmatting.folder.overlap import overlap
 from portraitmatting.folder.plan import Plan
 from portraitmatting.folder.style import Style
 from portraitmatting.images import read_image, write_image
-from portraitmatting.predictor import Matte, Predictor
+from portraitmatting.predictor import Predictor
+from portraitmatting.steps import Estimate, Prepared
 
 _NO_POINT_IN_GOING_ON = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
@@ -61,10 +62,10 @@ def matte_folder(
     """Do what `plan_folder` settled and no earlier run has done yet (`overwrite`: all of it).
 
     `batch_size` pictures of one working size go through the network together (default: 8 on a GPU,
-    1 on the CPU); `workers` threads read, as many estimate foregrounds and write. `progress` shows
-    a bar if stderr is a terminal. A picture that cannot be read or written is reported and the
-    others go on; Ctrl-C and a full or read-only disk end the job early, which the summary says.
-    Raises `PortraitmattingError` if it cannot begin.
+    1 on the CPU); `workers` threads read and shrink, as many estimate foregrounds and write.
+    `progress` shows a bar if stderr is a terminal. A picture that cannot be read or written is
+    reported and the others go on; Ctrl-C and a full or read-only disk end the job early, which the
+    summary says. Raises `PortraitmattingError` if it cannot begin.
     """
     style = style or Style()
     if batch_size is None:
@@ -99,11 +100,20 @@ class _Task:
 
 
 @dataclass(frozen=True)
-class _Matted:
+class _Read:
+    """A picture that the network can take."""
+
+    task: _Task
+    prepared: Prepared
+    icc_profile: bytes | None
+
+
+@dataclass(frozen=True)
+class _Estimated:
     """A picture whose results can be made and written."""
 
     task: _Task
-    matte: Matte
+    estimate: Estimate
     icc_profile: bytes | None
 
 
@@ -144,8 +154,8 @@ class _Job:
         writers = ThreadPoolExecutor(workers, "writer")
         try:
             read = overlap(readers, self._read, tasks, workers + batch_size)
-            matted = self._mattes(self._batches(read, batch_size))
-            for _, written in overlap(writers, self._write, matted, workers):
+            estimated = self._estimates(self._batches(read, batch_size))
+            for _, written in overlap(writers, self._write, estimated, workers + batch_size):
                 written.result()
         except KeyboardInterrupt:
             self.summary.stopped, self.summary.interrupted = "interrupted", True
@@ -155,43 +165,45 @@ class _Job:
             readers.shutdown(cancel_futures=True)
             writers.shutdown(cancel_futures=True)
 
-    def _read(self, task: _Task) -> Picture:
-        return read_image(self.plan.root / task.source)
+    def _read(self, task: _Task) -> _Read:
+        picture = read_image(self.plan.root / task.source)
+        return _Read(task, self.predictor.prepare(picture.pixels), picture.icc_profile)
 
     def _batches(
-        self, read: Iterable[tuple[_Task, "Future[Picture]"]], batch_size: int
-    ) -> Iterator[list[tuple[_Task, Picture]]]:
+        self, read: Iterable[tuple[_Task, "Future[_Read]"]], batch_size: int
+    ) -> Iterator[list[_Read]]:
         """Pictures of one working size together, once there are enough, or too many in all."""
-        waiting: dict[tuple[int, int], list[tuple[_Task, Picture]]] = {}
+        waiting: dict[tuple[int, ...], list[_Read]] = {}
         for task, future in read:
             try:
-                picture = future.result()
+                item = future.result()
             except PortraitmattingError as error:
                 self._fail(task, error)
                 continue
-            size = self.predictor.network_size(picture.pixels)
-            waiting.setdefault(size, []).append((task, picture))
+            size = tuple(item.prepared.tensor.shape)
+            waiting.setdefault(size, []).append(item)
             if len(waiting[size]) == batch_size:
                 yield waiting.pop(size)
             elif sum(map(len, waiting.values())) > 2 * batch_size:
                 yield waiting.pop(max(waiting, key=lambda size: len(waiting[size])))
         yield from waiting.values()
 
-    def _mattes(self, batches: Iterable[list[tuple[_Task, Picture]]]) -> Iterator[_Matted]:
+    def _estimates(self, batches: Iterable[list[_Read]]) -> Iterator[_Estimated]:
         for batch in batches:
             try:
-                mattes = self.predictor.predict_batch([picture.pixels for _, picture in batch])
+                estimates = self.predictor.estimate([item.prepared for item in batch])
             except PortraitmattingError as error:  # too large for the GPU, even one by one
-                for task, _ in batch:
-                    self._fail(task, error)
+                for item in batch:
+                    self._fail(item.task, error)
                 continue
-            for (task, picture), matte in zip(batch, mattes, strict=True):
-                yield _Matted(task, matte, picture.icc_profile)
+            for item, estimate in zip(batch, estimates, strict=True):
+                yield _Estimated(item.task, estimate, item.icc_profile)
 
-    def _write(self, item: _Matted) -> None:
+    def _write(self, item: _Estimated) -> None:
         task = item.task
         try:
-            for kind, pixels in self.style.results(item.matte, task.kinds, self.plan.bits):
+            matte = self.predictor.finish(item.estimate)
+            for kind, pixels in self.style.results(matte, task.kinds, self.plan.bits):
                 target = self.plan.target(task.source, kind)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_image(target, pixels, item.icc_profile)
