@@ -16,8 +16,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer sizes, pictures and repeats")
     quick = parser.parse_args().quick
     print(machine(), end="\n\n", flush=True)
-    for measure in (network_table, compile_table, breakdown_table, memory_table):
-        print(measure(quick), flush=True)
+    print(network_table(quick), flush=True)
+    if not quick:
+        print(compile_table(), flush=True)
+    print(breakdown_table(quick), flush=True)
+    print(memory_table(quick), flush=True)
 
 
 if __name__ == "__main__":
