@@ -10,6 +10,7 @@ from typing import Any
 
 COMMANDS = {
     "folder": ("folder.__main__", "mattes and cut-outs for every picture of a folder"),
+    "distributed": ("distributed.__main__", "the same on many machines, over Ray Data"),
     "webcam": ("video.__main__", "another background, live or in a video file"),
     "web": ("web.__main__", "a page in the browser for single photos"),
     "evaluate": ("evaluate.__main__", "score mattes against a benchmark's truth"),

@@ -1,5 +1,8 @@
 """Which device runs the network, and in which precision."""
 
+import os
+import shutil
+
 import torch
 
 from portraitmatting.errors import PortraitmattingError
@@ -47,6 +50,17 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "fp16" and device.type == "cpu":
         raise PortraitmattingError("precision fp16 needs a GPU: use fp32 or bf16 on the CPU")
     return PRECISIONS[name]
+
+
+def check_compiler() -> None:
+    """Raises `PortraitmattingError` if there is no C++ compiler, without which torch.compile fails
+    only at the first picture, and at length."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++", "cl"]
+    if not any(map(shutil.which, names)):
+        raise PortraitmattingError(
+            f"compile needs a C++ compiler, and there is no {' or '.join(names)}: install one "
+            "(apt install g++), or run without compile"
+        )
 
 
 def describe_device(device: torch.device) -> str:

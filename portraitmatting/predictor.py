@@ -15,6 +15,7 @@ from torch import Tensor
 from portraitmatting.compositing import Background, composite, rgba
 from portraitmatting.depth import FLOAT_SLACK, to_depth
 from portraitmatting.device import (
+    check_compiler,
     choose_device,
     choose_precision,
     describe_device,
@@ -27,6 +28,7 @@ from portraitmatting.foreground import estimate_foreground
 from portraitmatting.heads import fuse
 from portraitmatting.model import PortraitMatting
 from portraitmatting.onnx_model import OnnxModel
+from portraitmatting.steps import Estimate, Prepared
 from portraitmatting.transforms import (
     MULTIPLE,
     as_rgb,
@@ -83,9 +85,14 @@ class Predictor:
 
     `short_side` (a multiple of 32; the working size's short side) and `precision` ("auto", "fp32",
     "bf16", "fp16") default to what the model's checkpoint says, `device` to where the model is; the
-    model itself is moved there, but an `OnnxModel` has its device and precision already.
-    Pictures are HxWx3 RGB or HxW grey, uint8, uint16 or float in [0, 1]. Whatever cannot be used
-    raises `PortraitmattingError`.
+    model itself is moved there, but an `OnnxModel` has its device and precision already. `compile`
+    runs the network through torch.compile, which needs a C++ compiler and takes a minute or more at
+    the first picture, and as long at the second working size; all further sizes share what was made
+    then. Pictures are HxWx3 RGB or HxW grey, uint8, uint16 or float in [0, 1]. Whatever cannot be
+    used raises `PortraitmattingError`.
+
+    `predict` and `predict_batch` are three steps, which a job may spread over threads: `prepare`
+    and `finish`, from any thread, and between them `estimate`, which alone runs the network.
     """
 
     def __init__(
@@ -94,6 +101,7 @@ class Predictor:
         short_side: int | None = None,
         precision: str | None = None,
         device: str | torch.device | None = None,
+        compile: bool = False,
     ) -> None:
         info = model.checkpoint
         if short_side is None:
@@ -108,12 +116,17 @@ class Predictor:
         self.short_side = short_side
         self.model: PortraitMatting | OnnxModel
         if isinstance(model, OnnxModel):
+            if compile:
+                raise PortraitmattingError("an ONNX file is not compiled: leave compile out")
             model.require(device, precision)
             self.device, self.dtype, self.model = model.device, model.dtype, model
         else:
             self.device = choose_device(str(device)) if device else next(model.parameters()).device
             self.dtype = choose_precision(precision, self.device)
             self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
+        if compile:
+            check_compiler()
+        self._network = torch.compile(self.model) if compile else self.model
         self._largest_batch: dict[tuple[int, int], int] = {}
         """Of working sizes at which larger ones ran out of memory."""
 
@@ -155,16 +168,42 @@ class Predictor:
         All that share a working size run as one batch; if the device has no memory for it, in
         halves, quarters and so on.
         """
-        pictures = [as_rgb(image) for image in images]
-        sizes = [self.network_size(picture) for picture in pictures]
+        prepared = [self.prepare(image) for image in images]
         mattes: dict[int, Matte] = {}
-        for size in dict.fromkeys(sizes):
-            members = [i for i, other in enumerate(sizes) if other == size]
-            batch = torch.stack([to_tensor(pictures[i], size) for i in members])
-            alphas, trimaps = (maps.cpu().numpy() for maps in self._network(batch))
-            for i, alpha, trimap in zip(members, alphas[:, 0], trimaps, strict=True):
-                mattes[i] = _matte(pictures[i], alpha, trimap)
-        return [mattes[i] for i in range(len(pictures))]
+        for size in dict.fromkeys(item.tensor.shape for item in prepared):
+            members = [i for i, item in enumerate(prepared) if item.tensor.shape == size]
+            estimates = self.estimate([prepared[i] for i in members])
+            mattes.update(zip(members, map(self.finish, estimates), strict=True))
+        return [mattes[i] for i in range(len(prepared))]
+
+    def prepare(self, image: NDArray[Any]) -> Prepared:
+        """The picture at its working size."""
+        picture = as_rgb(image)
+        tensor = to_tensor(picture, self.network_size(picture))
+        return Prepared(picture, tensor.pin_memory() if self.device.type == "cuda" else tensor)
+
+    def estimate(self, batch: Sequence[Prepared]) -> list[Estimate]:
+        """What the network says of pictures of one working size, in order.
+
+        On CUDA it is only said what is to be done: copies to and from pinned memory and the
+        network itself run while the caller goes on, and `finish` waits for them.
+        """
+        apart = self.device.type == "cuda"
+        maps = self._in_parts([item.tensor for item in batch])
+        alphas, trimaps = (found.to("cpu", non_blocking=apart) for found in maps)
+        arrived = torch.cuda.current_stream(self.device).record_event() if apart else None
+        found = zip(batch, alphas, trimaps, strict=True)
+        return [Estimate(item.picture, alpha, trimap, arrived) for item, alpha, trimap in found]
+
+    def finish(self, estimate: Estimate) -> Matte:
+        """The matte at the picture's own size."""
+        if estimate.arrived is not None:
+            estimate.arrived.synchronize()
+        picture, alpha = estimate.picture, estimate.alpha[0].numpy()
+        height, width = picture.shape[:2]
+        values, how = _TRIMAP_VALUES[estimate.trimap.numpy()], cv2.INTER_NEAREST_EXACT
+        trimap: NDArray[Any] = cv2.resize(values, (width, height), interpolation=how)
+        return Matte(picture, to_source_size(alpha, (height, width)), trimap)
 
     def predict_tensor(self, images: Tensor) -> Tensor:
         """Float RGB Bx3xHxW in [0, 1] to float32 mattes Bx1xHxW in [0, 1], on the model's device.
@@ -183,22 +222,22 @@ class Predictor:
         height, width = images.shape[-2:]
         size = network_size(height, width, self.short_side)
         pictures = images.detach().to(self.device, torch.float32).clamp(0, 1)
-        matte, _ = self._network(resize_tensor(pictures, size))
+        matte, _ = self._in_parts(resize_tensor(pictures, size))
         return resize_tensor(matte, (height, width))
 
-    def _network(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Bx3xhxw at working size, on any device, to mattes Bx1xhxw float32 and trimap classes
-        Bxhxw uint8, in as many parts as the device's memory asks for."""
-        size = (batch.shape[-2], batch.shape[-1])
+    def _in_parts(self, pictures: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
+        """3xhxw each, at one working size, on any device, to mattes Bx1xhxw float32 and trimap
+        classes Bxhxw uint8 on the model's, in as many parts as the device's memory asks for."""
+        size = (pictures[0].shape[-2], pictures[0].shape[-1])
         mattes: list[Tensor] = []
         trimaps: list[Tensor] = []
-        while len(batch):
-            count = min(len(batch), self._largest_batch.get(size, len(batch)))
-            found = self._forward(batch[:count])
+        while len(pictures):
+            count = min(len(pictures), self._largest_batch.get(size, len(pictures)))
+            found = self._forward(pictures[:count])
             if found is not None:
                 mattes.append(found[0])
                 trimaps.append(found[1])
-                batch = batch[count:]
+                pictures = pictures[count:]
             elif count > 1:
                 self._largest_batch[size] = count // 2
                 if self.device.type == "cuda":
@@ -212,28 +251,23 @@ class Predictor:
         return torch.cat(mattes), torch.cat(trimaps)
 
     @torch.inference_mode()
-    def _forward(self, batch: Tensor) -> tuple[Tensor, Tensor] | None:
+    def _forward(self, pictures: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor] | None:
         """One pass of the network; None if there is no memory for it.
 
         The error does not leave this function: it would keep alive what filled the memory.
         """
-        mixed = self.dtype != torch.float32
+        mixed, apart = self.dtype != torch.float32, self.device.type == "cuda"
         try:
-            batch = batch.to(self.device).contiguous(memory_format=torch.channels_last)
+            # Stacked there, not here: from pinned memory each comes without this thread's help.
+            there = [picture.to(self.device, non_blocking=apart) for picture in pictures]
+            batch = torch.stack(there).contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
-                alpha, trimap_logits = self.model(batch)
+                alpha, trimap_logits = self._network(batch)
             return fuse(alpha, trimap_logits), trimap_logits.argmax(dim=1).to(torch.uint8)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             return None
-
-
-def _matte(picture: NDArray[Any], alpha: NDArray[np.float32], classes: NDArray[np.uint8]) -> Matte:
-    height, width = picture.shape[:2]
-    how = cv2.INTER_NEAREST_EXACT
-    trimap: NDArray[Any] = cv2.resize(_TRIMAP_VALUES[classes], (width, height), interpolation=how)
-    return Matte(picture, to_source_size(alpha, (height, width)), trimap)
 
 
 def _in_unit_range(images: Tensor) -> bool:

@@ -17,7 +17,7 @@ from timm.layers import DropPath, Mlp, trunc_normal_
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
-from portraitmatting.linear import is_recording, linear
+from portraitmatting.linear import add_mlp, is_recording, linear
 
 
 class WindowLayout(NamedTuple):
@@ -92,16 +92,13 @@ class SwinBlock(nn.Module):
         batch, height, width, dim = x.shape
         x = x.reshape(batch, height * width, dim)
         mixed = self._attend(self.norm1(x), height, width)
-        x = self._add(x, mixed, self.attn.proj)
-        hidden = linear(self.norm2(x), self.mlp.fc1.weight, self.mlp.fc1.bias, gelu=True)
-        x = self._add(x, hidden, self.mlp.fc2)
-        return x.view(batch, height, width, dim)
-
-    def _add(self, x: Tensor, update: Tensor, layer: nn.Linear | nn.Conv2d) -> Tensor:
-        """x plus what `layer` makes of `update`."""
         if self.training:
-            return x + self.drop_path(layer(update))
-        return linear(update, layer.weight, layer.bias, residual=x)
+            x = x + self.drop_path(self.attn.proj(mixed))
+            x = x + self.drop_path(self.mlp(self.norm2(x)))
+        else:
+            x = linear(mixed, self.attn.proj.weight, self.attn.proj.bias, residual=x)
+            x = add_mlp(x, self.norm2, self.mlp.fc1, self.mlp.fc2)
+        return x.view(batch, height, width, dim)
 
     def _attend(self, x: Tensor, height: int, width: int) -> Tensor:
         """Attention inside each window, up to the projection: (B, H * W, C) to the same."""

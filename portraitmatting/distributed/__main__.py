@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from portraitmatting.cli import FAILED, INTERRUPTED, given, run
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.folder.plan import plan_results
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, call, exit code."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
+
+    from portraitmatting.folder.plan import plan_results
+
     plan = plan_results("", **given(options, "kinds", "image_format", "bits"))
     for package in ("ray", "pyarrow", "fsspec"):
         if importlib.util.find_spec(package) is None:
@@ -36,9 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return FAILED if summary.failed or summary.stopped else 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command line; nothing heavy is imported for it."""
     parser = argparse.ArgumentParser(
-        prog="python -m portraitmatting.distributed",
+        prog="portraitmatting distributed",
         description="Mattes and cut-outs for every picture of a folder, on many machines. A second "
         "run does only what is missing or changed. Exit code 0 if all went well, 1 if any picture "
         "failed, 2 for a wrong call, 130 after Ctrl-C.",

@@ -22,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from portraitmatting.predictor import Predictor
 
     style = Style(**given(options, "foreground", "background"))
-    model = load_model(options.checkpoint, options.device)
-    predictor = Predictor(model, **given(options, "short_side", "precision"))
+    model = load_model(options.checkpoint, options.device or "auto")
+    predictor = Predictor(model, **given(options, "short_side", "precision", "compile"))
     count = len(plan.sources)
     print(f"{count} {'picture' if count == 1 else 'pictures'}, {predictor}", file=sys.stderr)
     choices = given(options, "batch_size", "workers", "overwrite")
@@ -101,11 +101,17 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--device",
-        default="auto",
         help="auto, cpu, cuda, cuda:1 or mps; of an ONNX file also directml or coreml "
         "(default: auto)",
     )
     add("--precision", help="auto, fp32, bf16 or fp16 (default: the checkpoint's)")
+    add(
+        "--compile",
+        action="store_true",
+        default=None,
+        help="run the network through torch.compile, for long jobs: it takes minutes to begin "
+        "(default: off)",
+    )
     add(
         "--batch-size",
         type=int,

@@ -1,8 +1,9 @@
 """Reading, the network and writing, which overlap, for any source and target of pictures.
 
-Pictures are pulled through a chain of generators by the one thread that runs the network; readers
-before it and writers behind it are threads (their work leaves Python's lock) that may run only so
-far ahead, so that memory is bounded however many pictures there are.
+Pictures are pulled through a chain of generators by the one thread that runs the network, and does
+nothing else: readers before it bring pictures to their working size, writers behind it bring mattes
+to the pictures' size. Both are threads (their work leaves Python's lock) that may run only so far
+ahead, so that memory is bounded however many pictures there are.
 """
 
 import errno
@@ -16,6 +17,7 @@ from portraitmatting.decode import Picture
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.folder.overlap import overlap
 from portraitmatting.predictor import Matte, Predictor
+from portraitmatting.steps import Estimate, Prepared
 
 Item = TypeVar("Item")
 
@@ -24,6 +26,24 @@ _NO_POINT_IN_GOING_ON = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 class Stop(Exception):
     """No further picture can be written; says why in one line."""
+
+
+@dataclass(frozen=True)
+class _Read(Generic[Item]):
+    """A picture that the network can take."""
+
+    item: Item
+    prepared: Prepared
+    icc_profile: bytes | None
+
+
+@dataclass(frozen=True)
+class _Estimated(Generic[Item]):
+    """A picture whose results can be made and written."""
+
+    item: Item
+    estimate: Estimate
+    icc_profile: bytes | None
 
 
 @dataclass(frozen=True)
@@ -43,60 +63,62 @@ class Chain(Generic[Item]):
         """Until all is written or failed; raises `Stop` if the place for results is full.
 
         `batch_size` pictures of one working size go through the network together; `workers`
-        threads read, as many write.
+        threads read and shrink, as many estimate foregrounds and write.
         """
         readers = ThreadPoolExecutor(workers, "reader")
         writers = ThreadPoolExecutor(workers, "writer")
         try:
-            read = overlap(readers, self.read, items, workers + batch_size)
-            matted = self._mattes(self._batches(read, batch_size))
-            for _, written in overlap(writers, self._write, matted, workers):
+            read = overlap(readers, self._read, items, workers + batch_size)
+            estimated = self._estimates(self._batches(read, batch_size))
+            for _, written in overlap(writers, self._write, estimated, workers + batch_size):
                 written.result()
         finally:
             readers.shutdown(cancel_futures=True)
             writers.shutdown(cancel_futures=True)
 
+    def _read(self, item: Item) -> _Read[Item]:
+        picture = self.read(item)
+        return _Read(item, self.predictor.prepare(picture.pixels), picture.icc_profile)
+
     def _batches(
-        self, read: Iterable[tuple[Item, "Future[Picture]"]], batch_size: int
-    ) -> Iterator[list[tuple[Item, Picture]]]:
+        self, read: Iterable[tuple[Item, "Future[_Read[Item]]"]], batch_size: int
+    ) -> Iterator[list[_Read[Item]]]:
         """Pictures of one working size together, once there are enough, or too many in all."""
-        waiting: dict[tuple[int, int], list[tuple[Item, Picture]]] = {}
+        waiting: dict[tuple[int, ...], list[_Read[Item]]] = {}
         for item, future in read:
             try:
-                picture = future.result()
+                found = future.result()
             except PortraitmattingError as error:
                 self.fail(item, error)
                 continue
-            size = self.predictor.network_size(picture.pixels)
-            waiting.setdefault(size, []).append((item, picture))
+            size = tuple(found.prepared.tensor.shape)
+            waiting.setdefault(size, []).append(found)
             if len(waiting[size]) == batch_size:
                 yield waiting.pop(size)
             elif sum(map(len, waiting.values())) > 2 * batch_size:
                 yield waiting.pop(max(waiting, key=lambda size: len(waiting[size])))
         yield from waiting.values()
 
-    def _mattes(
-        self, batches: Iterable[list[tuple[Item, Picture]]]
-    ) -> Iterator[tuple[Item, Matte, bytes | None]]:
+    def _estimates(self, batches: Iterable[list[_Read[Item]]]) -> Iterator[_Estimated[Item]]:
         for batch in batches:
             try:
-                mattes = self.predictor.predict_batch([picture.pixels for _, picture in batch])
+                estimates = self.predictor.estimate([found.prepared for found in batch])
             except PortraitmattingError as error:  # too large for the GPU, even one by one
-                for item, _ in batch:
-                    self.fail(item, error)
+                for found in batch:
+                    self.fail(found.item, error)
                 continue
-            for (item, picture), matte in zip(batch, mattes, strict=True):
-                yield item, matte, picture.icc_profile
+            for found, estimate in zip(batch, estimates, strict=True):
+                yield _Estimated(found.item, estimate, found.icc_profile)
 
-    def _write(self, matted: tuple[Item, Matte, bytes | None]) -> None:
+    def _write(self, found: _Estimated[Item]) -> None:
         try:
-            self.write(*matted)
+            self.write(found.item, self.predictor.finish(found.estimate), found.icc_profile)
         # ValueErrors are ours, or pymatting's when the colours of a picture defeat its solver.
         except (OSError, ValueError, MemoryError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
             if isinstance(cause, OSError) and cause.errno in _NO_POINT_IN_GOING_ON:
                 raise Stop(reason(error)) from error
-            self.fail(matted[0], error)
+            self.fail(found.item, error)
 
 
 def reason(error: Exception) -> str:

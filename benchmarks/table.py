@@ -1,0 +1,27 @@
+"""The README's tables of speed and memory, in markdown.
+
+python -m benchmarks.table            # from the repository's root; about ten minutes
+python -m benchmarks.table --quick    # a small part of it, to see whether it runs
+"""
+
+import argparse
+
+from benchmarks.folder import breakdown_table, memory_table
+from benchmarks.network import compile_table, network_table
+from benchmarks.timing import machine
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Print the tables of speed and memory.")
+    parser.add_argument("--quick", action="store_true", help="fewer sizes, pictures and repeats")
+    quick = parser.parse_args().quick
+    print(machine(), end="\n\n", flush=True)
+    print(network_table(quick), flush=True)
+    if not quick:
+        print(compile_table(), flush=True)
+    print(breakdown_table(quick), flush=True)
+    print(memory_table(quick), flush=True)
+
+
+if __name__ == "__main__":
+    main()
