@@ -106,7 +106,8 @@ def _parser() -> argparse.ArgumentParser:
         "--compile",
         action="store_true",
         default=None,
-        help="run the network through torch.compile, for long jobs: it takes minutes to begin",
+        help="run the network through torch.compile, for long jobs: it takes minutes to begin "
+        "(default: off)",
     )
     add(
         "--batch-size",

@@ -49,8 +49,9 @@ def window_layout(
     inside = (y < height)[:, None] & (x < width)
     order = cut(torch.where(inside, y[:, None] * width + x, height * width))
 
-    y = (torch.arange(height, device=device) - shift) % rows
-    x = (torch.arange(width, device=device) - shift) % columns
+    # Never below zero, where torch.compile cannot follow remainders.
+    y = (torch.arange(height, device=device) + (rows - shift)) % rows
+    x = (torch.arange(width, device=device) + (columns - shift)) % columns
     whole = (y // window)[:, None] * across + x // window
     back = whole * window**2 + (y % window)[:, None] * window + x % window
 
