@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from timm.layers import Mlp
 from torch import Tensor, nn
 
 
@@ -25,17 +26,19 @@ def linear(
     return x if residual is None else residual + x
 
 
-def add_mlp(x: Tensor, norm: nn.LayerNorm, up: nn.Linear, down: nn.Linear) -> Tensor:
-    """x + down(gelu(up(norm(x)))) for x (..., in), which for inference on a CPU is overwritten.
+def add_mlp(x: Tensor, norm: nn.LayerNorm, mlp: Mlp) -> Tensor:
+    """x + mlp(norm(x)), without dropout, for x (..., in), which for inference on a CPU is
+    overwritten.
 
     There the rows go block by block, so that what is hidden, four times the size of x, stays in the
     processor's cache and needs no memory to speak of. GELU works in place: as a part of oneDNN's
     operator it takes longer.
     """
+    up, down = mlp.fc1, mlp.fc2
     if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
         hidden = F.gelu(linear(norm(x), up.weight, up.bias))
         return linear(hidden, down.weight, down.bias, residual=x)
-    for rows in x.view(-1, x.shape[-1]).split(max(1, _HIDDEN // up.out_features)):
+    for rows in x.view(-1, x.shape[-1]).split(max(1, _HIDDEN // len(up.weight))):
         hidden = torch.ops.aten.gelu_(linear(norm(rows), up.weight, up.bias))
         rows.copy_(linear(hidden, down.weight, down.bias, residual=rows))
     return x

@@ -97,7 +97,7 @@ class SwinBlock(nn.Module):
             x = x + self.drop_path(self.mlp(self.norm2(x)))
         else:
             x = linear(mixed, self.attn.proj.weight, self.attn.proj.bias, residual=x)
-            x = add_mlp(x, self.norm2, self.mlp.fc1, self.mlp.fc2)
+            x = add_mlp(x, self.norm2, self.mlp)
         return x.view(batch, height, width, dim)
 
     def _attend(self, x: Tensor, height: int, width: int) -> Tensor:
