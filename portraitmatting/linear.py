@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from timm.layers import Mlp
 from torch import Tensor, nn
 
 
@@ -34,19 +35,19 @@ def is_recording() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
-def add_mlp(
-    x: Tensor, norm: nn.LayerNorm, up: nn.Linear | nn.Conv2d, down: nn.Linear | nn.Conv2d
-) -> Tensor:
-    """x + down(gelu(up(norm(x)))) for x (..., in), which for inference on a CPU is overwritten.
+def add_mlp(x: Tensor, norm: nn.LayerNorm, mlp: Mlp) -> Tensor:
+    """x + mlp(norm(x)), without dropout, for x (..., in), which for inference on a CPU is
+    overwritten.
 
     There the rows go block by block, so that what is hidden, four times the size of x, stays in the
     processor's cache and needs no memory to speak of. GELU works in place: as a part of oneDNN's
     operator it takes longer.
     """
+    up, down = mlp.fc1, mlp.fc2
     if x.device.type != "cpu" or torch.is_grad_enabled() or is_recording():
         hidden = F.gelu(linear(norm(x), up.weight, up.bias))
         return linear(hidden, down.weight, down.bias, residual=x)
-    for rows in x.view(-1, x.shape[-1]).split(max(1, _HIDDEN // up.weight.shape[0])):
+    for rows in x.view(-1, x.shape[-1]).split(max(1, _HIDDEN // len(up.weight))):
         hidden = torch.ops.aten.gelu_(linear(norm(rows), up.weight, up.bias))
         rows.copy_(linear(hidden, down.weight, down.bias, residual=rows))
     return x

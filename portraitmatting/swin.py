@@ -49,8 +49,9 @@ def window_layout(
     inside = (y < height)[:, None] & (x < width)
     order = cut(torch.where(inside, y[:, None] * width + x, height * width))
 
-    y = (torch.arange(height, device=device) - shift) % rows
-    x = (torch.arange(width, device=device) - shift) % columns
+    # Never below zero, where torch.compile cannot follow remainders.
+    y = (torch.arange(height, device=device) + (rows - shift)) % rows
+    x = (torch.arange(width, device=device) + (columns - shift)) % columns
     whole = (y // window)[:, None] * across + x // window
     back = whole * window**2 + (y % window)[:, None] * window + x % window
 
@@ -97,7 +98,7 @@ class SwinBlock(nn.Module):
             x = x + self.drop_path(self.mlp(self.norm2(x)))
         else:
             x = linear(mixed, self.attn.proj.weight, self.attn.proj.bias, residual=x)
-            x = add_mlp(x, self.norm2, self.mlp.fc1, self.mlp.fc2)
+            x = add_mlp(x, self.norm2, self.mlp)
         return x.view(batch, height, width, dim)
 
     def _attend(self, x: Tensor, height: int, width: int) -> Tensor:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import Mlp
 from torch import nn
 
 from portraitmatting import linear as linear_module
@@ -25,27 +26,27 @@ def test_linear_equals_the_plain_layer(shape):
 
 
 @pytest.fixture
-def layers() -> tuple[nn.LayerNorm, nn.Linear, nn.Linear]:
+def layers() -> tuple[nn.LayerNorm, Mlp]:
     torch.manual_seed(1)
-    return nn.LayerNorm(8), nn.Linear(8, 20), nn.Linear(20, 8)
+    return nn.LayerNorm(8), Mlp(8, 20)
 
 
 @pytest.mark.parametrize("hidden", [1, 70, 2**20])  # blocks of 1 row, of 3, and all 26 in one
 def test_an_mlp_by_blocks_equals_it_in_one(layers, monkeypatch, hidden):
     monkeypatch.setattr(linear_module, "_HIDDEN", hidden)
-    norm, up, down = layers
+    norm, mlp = layers
     x = torch.randn(2, 13, 8)
-    expected = x + down(F.gelu(up(norm(x))))
+    expected = x + mlp(norm(x))
     with torch.inference_mode():
-        found = add_mlp(x.clone(), norm, up, down)
+        found = add_mlp(x.clone(), norm, mlp)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_with_gradients_nothing_is_overwritten(layers):
-    norm, up, down = layers
+    norm, mlp = layers
     x = torch.randn(2, 13, 8, requires_grad=True)
     before = x.detach().clone()
-    add_mlp(x, norm, up, down).square().sum().backward()
+    add_mlp(x, norm, mlp).square().sum().backward()
     torch.testing.assert_close(x.detach(), before)
     assert x.grad is not None
-    assert up.weight.grad is not None
+    assert mlp.fc1.weight.grad is not None
