@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     style = Style(**given(options, "foreground", "background"))
     device = choose_device(*given(options, "device").values())
     model = load_model(options.checkpoint, device)
-    predictor = Predictor(model, **given(options, "short_side", "precision"))
+    predictor = Predictor(model, **given(options, "short_side", "precision", "preset"))
     count = len(plan.sources)
     print(f"{count} {'picture' if count == 1 else 'pictures'}, {predictor}", file=sys.stderr)
     choices = given(options, "batch_size", "workers", "overwrite")
@@ -95,10 +95,14 @@ def _parser() -> argparse.ArgumentParser:
         help="a name in checkpoints/ or a path (default: portraitmatting_swint)",
     )
     add(
+        "--preset",
+        help="fast, balanced or quality: 0.6, 0.8 or 1 of the working size (default: quality)",
+    )
+    add(
         "--short-side",
         type=int,
         metavar="PIXELS",
-        help="working size, a multiple of 32 (default: the checkpoint's)",
+        help="working size of the preset quality, a multiple of 32 (default: the checkpoint's)",
     )
     add("--device", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
     add("--precision", help="auto, fp32, bf16 or fp16 (default: the checkpoint's)")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from portraitmatting.images import read_image, write_image
     from portraitmatting.model import ModelConfig, PortraitMatting
     from portraitmatting.predictor import Matte, Predictor
+    from portraitmatting.presets import PRESETS
 
 _HOME = {
     "ModelConfig": "model",
@@ -24,6 +25,7 @@ _HOME = {
     "load_model": "checkpoint",
     "Matte": "predictor",
     "Predictor": "predictor",
+    "PRESETS": "presets",
     "PortraitmattingError": "errors",
     "composite": "composite",
     "estimate_foreground": "foreground",
@@ -32,6 +34,7 @@ _HOME = {
 }
 
 __all__ = [
+    "PRESETS",
     "Matte",
     "ModelConfig",
     "PortraitMatting",

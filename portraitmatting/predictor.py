@@ -26,6 +26,8 @@ from portraitmatting.errors import PortraitmattingError
 from portraitmatting.foreground import estimate_foreground
 from portraitmatting.heads import fuse
 from portraitmatting.model import PortraitMatting
+from portraitmatting.presets import preset_short_side
+from portraitmatting.refine import refine, refine_tensor
 from portraitmatting.transforms import (
     MULTIPLE,
     as_rgb,
@@ -82,8 +84,9 @@ class Predictor:
 
     `short_side` (a multiple of 32; the working size's short side) and `precision` ("auto", "fp32",
     "bf16", "fp16") default to what the model's checkpoint says, `device` to where the model is; the
-    model itself is moved there. Pictures are HxWx3 RGB or HxW grey, uint8, uint16 or float in
-    [0, 1]. Whatever cannot be used raises `PortraitmattingError`.
+    model itself is moved there. `preset`, one of `PRESETS`, takes its part of the short side.
+    Pictures are HxWx3 RGB or HxW grey, uint8, uint16 or float in [0, 1]. Whatever cannot be used
+    raises `PortraitmattingError`.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Predictor:
         short_side: int | None = None,
         precision: str | None = None,
         device: str | torch.device | None = None,
+        preset: str | None = None,
     ) -> None:
         info = model.checkpoint
         if short_side is None:
@@ -104,6 +108,8 @@ class Predictor:
         if precision is None:
             precision = info.precision if info else "auto"
         self.short_side = short_side
+        if preset is not None:
+            self.short_side = preset_short_side(self, preset)
         self.device = choose_device(str(device)) if device else next(model.parameters()).device
         self.dtype = choose_precision(precision, self.device)
         self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
@@ -116,8 +122,9 @@ class Predictor:
 
     @property
     def settings(self) -> str:
-        """Text that differs where mattes may differ: weights, working size, precision."""
-        return f"{self._fingerprint} {self.short_side} {describe_precision(self.dtype)}"
+        """Text that differs where mattes may differ: weights, working size, precision, and how
+        they come back to the picture's size."""
+        return f"{self._fingerprint} {self.short_side} {describe_precision(self.dtype)} guided"
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -170,7 +177,7 @@ class Predictor:
         size = network_size(height, width, self.short_side)
         pictures = images.detach().to(self.device, torch.float32).clamp(0, 1)
         matte, _ = self._network(resize_tensor(pictures, size))
-        return resize_tensor(matte, (height, width))
+        return refine_tensor(pictures, matte)
 
     def _network(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Bx3xhxw at working size, on any device, to mattes Bx1xhxw float32 and trimap classes
@@ -219,7 +226,7 @@ def _matte(picture: NDArray[Any], alpha: NDArray[np.float32], classes: NDArray[n
     height, width = picture.shape[:2]
     how = cv2.INTER_NEAREST_EXACT
     trimap: NDArray[Any] = cv2.resize(_TRIMAP_VALUES[classes], (width, height), interpolation=how)
-    return Matte(picture, to_source_size(alpha, (height, width)), trimap)
+    return Matte(picture, refine(picture, alpha), trimap)
 
 
 def _in_unit_range(images: Tensor) -> bool:
