@@ -28,8 +28,8 @@ from scenes import BACKGROUNDS, draw_background, draw_person
 from portraitmatting import Predictor, load_model, read_image
 from portraitmatting.foreground import estimate_foreground
 from portraitmatting.metrics import dtssd, mad
-from portraitmatting.video import PRESETS, VideoReader, VideoWriter, matte_stream
-from portraitmatting.video.presets import at_short_side, preset_short_side
+from portraitmatting.presets import PRESETS, at_short_side, preset_short_side
+from portraitmatting.video import VideoReader, VideoWriter, matte_stream
 from portraitmatting.video.temporal import Smoother
 
 ROOT = Path(__file__).resolve().parent.parent

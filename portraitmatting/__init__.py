@@ -16,15 +16,18 @@ if TYPE_CHECKING:
     from portraitmatting.errors import PortraitmattingError
     from portraitmatting.foreground import estimate_foreground
     from portraitmatting.images import read_image, write_image
+    from portraitmatting.matte import Matte
     from portraitmatting.model import ModelConfig, PortraitMatting
-    from portraitmatting.predictor import Matte, Predictor
+    from portraitmatting.predictor import Predictor
+    from portraitmatting.presets import PRESETS
 
 _HOME = {
     "ModelConfig": "model",
     "PortraitMatting": "model",
     "load_model": "checkpoint",
-    "Matte": "predictor",
+    "Matte": "matte",
     "Predictor": "predictor",
+    "PRESETS": "presets",
     "PortraitmattingError": "errors",
     "composite": "compositing",
     "estimate_foreground": "foreground",
@@ -33,6 +36,7 @@ _HOME = {
 }
 
 __all__ = [
+    "PRESETS",
     "Matte",
     "ModelConfig",
     "PortraitMatting",

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -12,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from portraitmatting.compositing import Background, composite, rgba
-from portraitmatting.depth import FLOAT_SLACK, to_depth
+from portraitmatting.depth import FLOAT_SLACK
 from portraitmatting.device import (
     check_compiler,
     choose_device,
@@ -22,20 +20,19 @@ from portraitmatting.device import (
     describe_precision,
     is_out_of_memory,
 )
-from portraitmatting.encode import encode
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.foreground import estimate_foreground
 from portraitmatting.heads import fuse
+from portraitmatting.matte import Matte
 from portraitmatting.model import PortraitMatting
 from portraitmatting.onnx_model import OnnxModel
+from portraitmatting.presets import preset_short_side
+from portraitmatting.refine import refine, refine_tensor
 from portraitmatting.steps import Estimate, Prepared
 from portraitmatting.transforms import (
     MULTIPLE,
     as_rgb,
     network_size,
-    resize,
     resize_tensor,
-    to_source_size,
     to_tensor,
 )
 
@@ -43,53 +40,17 @@ _PREVIEW_SIDE = 1024
 _TRIMAP_VALUES = np.array([0, 128, 255], np.uint8)
 
 
-@dataclass(frozen=True, eq=False)
-class Matte:
-    """A picture's alpha matte, and what can be made of it; everything has the picture's size."""
-
-    image: NDArray[Any]
-    """HxWx3 RGB, as given to the predictor: uint8, uint16, or float32 in [0, 1]. Not a copy, if it
-    came as RGB integers: leave it alone as long as the foreground may still be asked for."""
-    alpha: NDArray[np.float32]
-    """HxW float32 in [0, 1]: the share of each pixel that is the person."""
-    trimap: NDArray[np.uint8]
-    """HxW uint8: 0 background, 128 unknown, 255 foreground."""
-
-    @cached_property
-    def foreground(self) -> NDArray[Any]:
-        """The person's own colours, HxWx3 of the image's dtype; estimated on first use."""
-        return estimate_foreground(self.image, self.alpha)
-
-    def rgba(self) -> NDArray[Any]:
-        """The cut-out, HxWx4 of the image's dtype, with straight (not premultiplied) alpha."""
-        return rgba(self.foreground, self.alpha)
-
-    def composite(self, background: Background | NDArray[Any] | str) -> NDArray[Any]:
-        """The person over a background as `portraitmatting.composite` takes it: a colour, a picture
-        of any size, "blur", ...; HxWx3 of the image's dtype."""
-        return composite(self.foreground, self.alpha, background, image=self.image)
-
-    def _repr_png_(self) -> bytes:
-        """The cut-out as a notebook shows it, at most 1024 pixels a side."""
-        height, width = self.alpha.shape
-        scale = min(1, _PREVIEW_SIDE / max(height, width))
-        size = max(1, round(height * scale)), max(1, round(width * scale))
-        # Shrunk first: colours of a preview take no time, those of 12 megapixels take seconds.
-        image, alpha = resize(self.image, size), to_source_size(self.alpha, size)
-        cut_out = rgba(to_depth(estimate_foreground(image, alpha), np.uint8), alpha)
-        return encode(cut_out, ".png", icc_profile=None)
-
-
 class Predictor:
     """Runs a model on pictures of any size.
 
     `short_side` (a multiple of 32; the working size's short side) and `precision` ("auto", "fp32",
     "bf16", "fp16") default to what the model's checkpoint says, `device` to where the model is; the
-    model itself is moved there, but an `OnnxModel` has its device and precision already. `compile`
-    runs the network through torch.compile, which needs a C++ compiler and takes a minute or more at
-    the first picture, and as long at the second working size; all further sizes share what was made
-    then. Pictures are HxWx3 RGB or HxW grey, uint8, uint16 or float in [0, 1]. Whatever cannot be
-    used raises `PortraitmattingError`.
+    model itself is moved there, but an `OnnxModel` has its device and precision already. `preset`,
+    one of `PRESETS`, takes its part of the short side. `compile` runs the network through
+    torch.compile, which needs a C++ compiler and takes a minute or more at the first picture, and
+    as long at the second working size; all further sizes share what was made then. Pictures are
+    HxWx3 RGB or HxW grey, uint8, uint16 or float in [0, 1]. Whatever cannot be used raises
+    `PortraitmattingError`.
 
     `predict` and `predict_batch` are three steps, which a job may spread over threads: `prepare`
     and `finish`, from any thread, and between them `estimate`, which alone runs the network.
@@ -101,6 +62,7 @@ class Predictor:
         short_side: int | None = None,
         precision: str | None = None,
         device: str | torch.device | None = None,
+        preset: str | None = None,
         compile: bool = False,
     ) -> None:
         info = model.checkpoint
@@ -114,6 +76,8 @@ class Predictor:
         if precision is None:
             precision = info.precision if info else "auto"
         self.short_side = short_side
+        if preset is not None:
+            self.short_side = preset_short_side(self, preset)
         self.model: PortraitMatting | OnnxModel
         if isinstance(model, OnnxModel):
             if compile:
@@ -141,8 +105,9 @@ class Predictor:
 
     @property
     def settings(self) -> str:
-        """Text that differs where mattes may differ: weights, working size, precision."""
-        return f"{self._fingerprint} {self.short_side} {describe_precision(self.dtype)}"
+        """Text that differs where mattes may differ: weights, working size, precision, and how
+        they come back to the picture's size."""
+        return f"{self._fingerprint} {self.short_side} {describe_precision(self.dtype)} guided"
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -203,7 +168,7 @@ class Predictor:
         height, width = picture.shape[:2]
         values, how = _TRIMAP_VALUES[estimate.trimap.numpy()], cv2.INTER_NEAREST_EXACT
         trimap: NDArray[Any] = cv2.resize(values, (width, height), interpolation=how)
-        return Matte(picture, to_source_size(alpha, (height, width)), trimap)
+        return Matte(picture, refine(picture, alpha), trimap)
 
     def predict_tensor(self, images: Tensor) -> Tensor:
         """Float RGB Bx3xHxW in [0, 1] to float32 mattes Bx1xHxW in [0, 1], on the model's device.
@@ -223,7 +188,7 @@ class Predictor:
         size = network_size(height, width, self.short_side)
         pictures = images.detach().to(self.device, torch.float32).clamp(0, 1)
         matte, _ = self._in_parts(resize_tensor(pictures, size))
-        return resize_tensor(matte, (height, width))
+        return refine_tensor(pictures, matte)
 
     def _in_parts(self, pictures: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
         """3xhxw each, at one working size, on any device, to mattes Bx1xhxw float32 and trimap

@@ -86,7 +86,7 @@ def resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """HxW or HxWxC, uint8 | uint16 | float32, to `size` (h, w); floats may overshoot a little."""
     if image.shape[:2] == size:
         return image
-    how = cv2.INTER_AREA if _shrinks(image.shape[:2], size) else cv2.INTER_CUBIC
+    how = cv2.INTER_AREA if shrinks(image.shape[:2], size) else cv2.INTER_CUBIC
     return cv2.resize(image, (size[1], size[0]), interpolation=how)
 
 
@@ -95,13 +95,14 @@ def resize_tensor(images: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = images.shape[-2:]
     if (height, width) == size:
         return images
-    if not _shrinks((height, width), size):
+    if not shrinks((height, width), size):
         return F.interpolate(images, size=size, mode="bicubic").clamp(0, 1)
     rows, columns = _area_weights(height, size[0]), _area_weights(width, size[1])
     return rows.to(images) @ images @ columns.to(images).T
 
 
-def _shrinks(source: Sequence[int], target: Sequence[int]) -> bool:
+def shrinks(source: Sequence[int], target: Sequence[int]) -> bool:
+    """Whether `target` (h, w) has fewer pixels than `source`."""
     return target[0] * target[1] < source[0] * source[1]
 
 

@@ -21,7 +21,7 @@ from portraitmatting.evaluate import REGIONS
 from portraitmatting.folder.plan import KINDS
 from portraitmatting.foreground import METHODS
 from portraitmatting.images import WRITABLE
-from portraitmatting.video.presets import PRESETS
+from portraitmatting.presets import PRESETS
 
 
 def test_no_parser_needs_anything_heavy():

@@ -91,7 +91,7 @@ def test_every_option_is_heard(photos, checkpoint, capsys, monkeypatch):
     options = (
         "--output composite foreground --format tiff --bits 16 --foreground fast --overwrite "
         f"--background blur:0.05 --checkpoint {checkpoint} --short-side 64 --device cpu "
-        "--precision bf16 --batch-size 3 --workers 5"
+        "--preset fast --precision bf16 --batch-size 3 --workers 5"
     ).split()
     assert call("photos/a.jpg", "results", *options) == 0
     plan, predictor = heard["plan"], heard["predictor"]
@@ -102,7 +102,7 @@ def test_every_option_is_heard(photos, checkpoint, capsys, monkeypatch):
     )
     assert (plan.kinds, plan.suffix, plan.bits) == (("composite", "foreground"), ".tiff", 16)
     assert heard["style"] == Style("fast", "blur:0.05")
-    assert (predictor.short_side, predictor.dtype) == (64, torch.bfloat16)
+    assert (predictor.short_side, predictor.dtype) == (32, torch.bfloat16)
     assert predictor.model.config == ModelConfig.tiny()
     assert (heard["batch_size"], heard["workers"], heard["overwrite"]) == (3, 5, True)
     assert heard["progress"]
@@ -197,7 +197,12 @@ def test_wrong_calls_are_one_line_and_exit_code_2(photos, capsys, arguments, sai
 
 
 def test_settings_that_do_not_fit_the_checkpoint(photos, checkpoint, capsys):
-    for wrong in (["--short-side", "50"], ["--precision", "fp16"], ["--batch-size", "0"]):
+    for wrong in (
+        ["--short-side", "50"],
+        ["--preset", "best"],
+        ["--precision", "fp16"],
+        ["--batch-size", "0"],
+    ):
         assert call("photos", "--checkpoint", checkpoint, "--device", "cpu", *wrong) == 2
         assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from portraitmatting import ModelConfig, PortraitMatting, PortraitmattingError, Predictor
+from portraitmatting import PRESETS, ModelConfig, PortraitMatting, PortraitmattingError, Predictor
 from portraitmatting.checkpoint import CheckpointInfo
 from portraitmatting.device import describe_device
 from portraitmatting.heads import fuse
 from portraitmatting.predictor import Matte
-from portraitmatting.transforms import network_size, to_source_size, to_tensor
+from portraitmatting.refine import refine
+from portraitmatting.transforms import network_size, to_tensor
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_a_matte_is_what_the_network_says(predictor, photo):
     size = network_size(90, 120, 64)
     with torch.inference_mode():
         found = predictor.model(to_tensor(photo, size)[None])
-    expected = to_source_size(fuse(*found)[0, 0].numpy(), (90, 120))
+    expected = refine(photo, fuse(*found)[0, 0].numpy())
     matte = predictor.predict(photo)
     np.testing.assert_allclose(matte.alpha, expected, atol=1e-6)
     assert 0.1 < matte.alpha.std() < 0.5  # this test's network is not blind
@@ -258,6 +259,16 @@ def test_without_a_checkpoint_the_size_must_be_given(model):
         Predictor(model)
 
 
+def test_a_preset_is_a_part_of_the_working_size(model):
+    model.checkpoint = CheckpointInfo("test", "free", working_short_side=320)
+    sides = {name: Predictor(model, preset=name).short_side for name in PRESETS}
+    assert sides == {"fast": 192, "balanced": 256, "quality": 320}
+    assert Predictor(model, short_side=640, preset="balanced").short_side == 512
+    assert len({Predictor(model, preset=name).settings for name in PRESETS}) == 3
+    with pytest.raises(PortraitmattingError, match="preset 'best': use fast, balanced, quality"):
+        Predictor(model, preset="best")
+
+
 @pytest.mark.parametrize("short_side", [0, 100, -32])
 def test_a_bad_short_side_is_refused_at_once(model, short_side):
     with pytest.raises(PortraitmattingError, match="multiple of 32"):
@@ -317,7 +328,7 @@ def test_the_foreground_waits_until_it_is_asked_for(predictor, photo, monkeypatc
         calls.append(1)
         return image
 
-    monkeypatch.setattr("portraitmatting.predictor.estimate_foreground", estimate)
+    monkeypatch.setattr("portraitmatting.matte.estimate_foreground", estimate)
     matte = predictor.predict(photo)
     assert not calls
     assert matte.foreground is matte.foreground

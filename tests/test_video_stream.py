@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.metrics import dtssd
+from portraitmatting.presets import at_short_side, preset_short_side
 from portraitmatting.video import AutoSize, VideoBackground, VideoError, matte_stream
 from portraitmatting.video.pipeline import Newest, prefetch
-from portraitmatting.video.presets import at_short_side, preset_short_side
 from portraitmatting.video.temporal import Smoother
 from video_samples import picture, tiny_predictor
 

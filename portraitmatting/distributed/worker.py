@@ -20,7 +20,8 @@ from portraitmatting.folder.chain import Chain, Stop, failure, reason
 from portraitmatting.folder.plan import Plan
 from portraitmatting.folder.style import Style
 from portraitmatting.images import encode_image
-from portraitmatting.predictor import Matte, Predictor
+from portraitmatting.matte import Matte
+from portraitmatting.predictor import Predictor
 
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
 

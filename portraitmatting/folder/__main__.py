@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     style = Style(**given(options, "foreground", "background"))
     model = load_model(options.checkpoint, options.device or "auto")
-    predictor = Predictor(model, **given(options, "short_side", "precision", "compile"))
+    predictor = Predictor(model, **given(options, "short_side", "precision", "preset", "compile"))
     count = len(plan.sources)
     print(f"{count} {'picture' if count == 1 else 'pictures'}, {predictor}", file=sys.stderr)
     choices = given(options, "batch_size", "workers", "overwrite")
@@ -94,10 +94,14 @@ def parser() -> argparse.ArgumentParser:
         help="a name in checkpoints/ or a path (default: portraitmatting_swint)",
     )
     add(
+        "--preset",
+        help="fast, balanced or quality: 0.6, 0.8 or 1 of the working size (default: quality)",
+    )
+    add(
         "--short-side",
         type=int,
         metavar="PIXELS",
-        help="working size, a multiple of 32 (default: the checkpoint's)",
+        help="working size of the preset quality, a multiple of 32 (default: the checkpoint's)",
     )
     add(
         "--device",

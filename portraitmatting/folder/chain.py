@@ -16,7 +16,8 @@ from portraitmatting.cli import one_line
 from portraitmatting.decode import Picture
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.folder.overlap import overlap
-from portraitmatting.predictor import Matte, Predictor
+from portraitmatting.matte import Matte
+from portraitmatting.predictor import Predictor
 from portraitmatting.steps import Estimate, Prepared
 
 Item = TypeVar("Item")

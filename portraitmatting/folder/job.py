@@ -13,7 +13,8 @@ from portraitmatting.folder.journal import Journal, state_of
 from portraitmatting.folder.plan import Plan
 from portraitmatting.folder.style import Style
 from portraitmatting.images import read_image, write_image
-from portraitmatting.predictor import Matte, Predictor
+from portraitmatting.matte import Matte
+from portraitmatting.predictor import Predictor
 
 
 @dataclass

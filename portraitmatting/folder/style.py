@@ -14,7 +14,7 @@ from portraitmatting.depth import to_depth
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.folder.journal import state_of
 from portraitmatting.foreground import METHODS, Method, estimate_foreground
-from portraitmatting.predictor import Matte
+from portraitmatting.matte import Matte
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,13 @@ if TYPE_CHECKING:
     from portraitmatting.video.camera import Camera
     from portraitmatting.video.convert import matte_video
     from portraitmatting.video.live import run_live
-    from portraitmatting.video.presets import PRESETS, AutoSize
+    from portraitmatting.video.presets import AutoSize
     from portraitmatting.video.reader import Frame, VideoError, VideoReader
     from portraitmatting.video.stream import MattedFrame, matte_stream
     from portraitmatting.video.writer import FORMATS, VideoWriter
 
 _HOME = {
     "FORMATS": "writer",
-    "PRESETS": "presets",
     "AutoSize": "presets",
     "Camera": "camera",
     "Frame": "reader",
@@ -39,7 +38,6 @@ _HOME = {
 
 __all__ = [
     "FORMATS",
-    "PRESETS",
     "AutoSize",
     "Camera",
     "Frame",

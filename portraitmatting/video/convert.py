@@ -8,9 +8,9 @@ from tqdm import tqdm
 
 from portraitmatting.compositing import Background
 from portraitmatting.predictor import Predictor
+from portraitmatting.presets import at_short_side, preset_short_side
 from portraitmatting.video.backgrounds import GREEN, parse_video_background
 from portraitmatting.video.pipeline import prefetch
-from portraitmatting.video.presets import at_short_side, preset_short_side
 from portraitmatting.video.reader import VideoReader
 from portraitmatting.video.stream import matte_stream
 from portraitmatting.video.writer import VideoWriter, check_places, format_of

@@ -15,8 +15,9 @@ from portraitmatting.device import describe_device
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.images import write_image
 from portraitmatting.predictor import Predictor
+from portraitmatting.presets import at_short_side, preset_short_side
 from portraitmatting.video.camera import Camera
-from portraitmatting.video.presets import AutoSize, at_short_side, preset_short_side
+from portraitmatting.video.presets import AutoSize
 from portraitmatting.video.preview import Controls, help_lines, with_text
 from portraitmatting.video.recorder import Recorder, stamp
 from portraitmatting.video.stream import MattedFrame, matte_stream

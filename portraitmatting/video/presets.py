@@ -1,39 +1,14 @@
-"""Working sizes that trade sharpness for speed, and one that follows a target rate."""
-
-import copy
+"""A working size that follows a target rate."""
 
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.predictor import Predictor
+from portraitmatting.presets import preset_short_side
 from portraitmatting.transforms import MULTIPLE
-
-PRESETS = {"fast": 0.6, "balanced": 0.8, "quality": 1.0}
-"""Preset to its part of the short side that the checkpoint works best at."""
 
 _PATIENCE = 5
 """Frames that must agree before the size changes."""
 _SPARE = 0.85
 """A larger size must promise to leave this much of the time unused, or sizes would swing."""
-
-
-def preset_short_side(predictor: Predictor, preset: str) -> int:
-    """The working short side of a preset, a multiple of 32, for the predictor's own at "quality".
-
-    Raises PortraitmattingError for an unknown preset.
-    """
-    if preset not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise PortraitmattingError(f"preset {preset!r}: use {known}, or live also auto")
-    sides = predictor.short_side * PRESETS[preset] / MULTIPLE
-    return max(1, round(sides)) * MULTIPLE
-
-
-def at_short_side(predictor: Predictor, short_side: int) -> Predictor:
-    """The same network at another working size; `predictor` stays as it is."""
-    if predictor.short_side == short_side:
-        return predictor
-    twin = copy.copy(predictor)
-    twin.short_side = short_side
-    return twin
 
 
 class AutoSize:

@@ -16,8 +16,9 @@ from portraitmatting.depth import to_depth, to_unit
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.foreground import METHODS, blur_fusion, estimate_foreground
 from portraitmatting.predictor import Predictor
+from portraitmatting.presets import at_short_side
 from portraitmatting.video.backgrounds import GREEN, MovingBackground
-from portraitmatting.video.presets import AutoSize, at_short_side
+from portraitmatting.video.presets import AutoSize
 from portraitmatting.video.reader import Frame
 from portraitmatting.video.temporal import Smoother
 

@@ -19,7 +19,7 @@ from portraitmatting import (
     read_image,
     write_image,
 )
-from portraitmatting.video.presets import PRESETS, at_short_side, preset_short_side
+from portraitmatting.presets import PRESETS, at_short_side, preset_short_side
 
 CHOICES = {
     "background": ("colour", "blur", "chequer", "picture"),

@@ -1,0 +1,123 @@
+"""What the presets cost and lose, on folders of pictures with true mattes: a table and a plot.
+
+    python benchmarks/presets.py FOLDER ... [--plot docs/presets.svg]
+
+FOLDER is anything that `python -m portraitmatting.evaluate` takes. Times are processor seconds of
+one thread, the presets taken in turn for every picture; errors are over the unknown region (the
+folder's trimaps, or a band around edges as in `evaluate`).
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from portraitmatting import PRESETS, Predictor, load_model
+from portraitmatting.evaluate.benchmark import Benchmark, find_benchmark, read_alpha
+from portraitmatting.heads import fuse
+from portraitmatting.images import read_image
+from portraitmatting.metrics import grad, mad
+from portraitmatting.refine import refine
+from portraitmatting.transforms import to_source_size, to_tensor
+from portraitmatting.trimap import draw_trimap, unknown_region
+
+WAYS = {"guided": refine, "plain": lambda image, coarse: to_source_size(coarse, image.shape[:2])}
+"""Back to the picture's size: as the package does it, and without looking at the picture."""
+BAND = 0.0125
+
+Scores = dict[tuple[str, str], np.ndarray]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="+", metavar="FOLDER")
+    parser.add_argument("--count", type=int, help="pictures of each folder, evenly picked")
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--plot", type=Path, help="write the plot here: .svg, .png or .pdf")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    model = load_model(options.checkpoint, "cpu")
+    found = {}
+    for folder in options.folders:
+        scores = measure(find_benchmark(folder), model, options.count)
+        found[Path(folder).name] = scores
+        print(f"\n{folder}, {len(scores['quality', 'guided'])} pictures\n\n{table(scores)}")
+    if options.plot:
+        draw(found, options.plot)
+
+
+@torch.inference_mode()
+def measure(benchmark: Benchmark, model, count: int | None) -> Scores:
+    """(preset, way) -> a row for each picture: MAD, Grad, processor seconds."""
+    rows: dict[tuple[str, str], list[tuple[float, ...]]] = {}
+    step = max(1, len(benchmark.samples) // (count or len(benchmark.samples)))
+    predictors = {preset: Predictor(model, preset=preset) for preset in PRESETS}
+    for sample in tqdm(benchmark.samples[::step][:count]):
+        image, truth = read_image(sample.image).pixels, read_alpha(sample.truth)
+        trimap = draw_trimap(truth, BAND * min(truth.shape))
+        if sample.trimap:
+            trimap = np.rint(read_alpha(sample.trimap) * 255).astype(np.uint8)
+        band = unknown_region(trimap)
+        for preset, predictor in predictors.items():
+            began = time.process_time()
+            batch = to_tensor(image, predictor.network_size(image))[None]
+            coarse = fuse(*model(batch))[0, 0].numpy()
+            network = time.process_time() - began
+            for way, back in WAYS.items():
+                began = time.process_time()
+                alpha = back(image, coarse)
+                seconds = network + time.process_time() - began
+                scores = mad(alpha, truth, band), grad(alpha, truth, band), seconds
+                rows.setdefault((preset, way), []).append(scores)
+    return {key: np.array(values) for key, values in rows.items()}
+
+
+def table(scores: Scores) -> str:
+    """Means of the errors, medians of the times and of their ratios to "quality"."""
+    whole = scores["quality", "guided"][:, 2]
+    lines = [
+        "| preset | way back | MAD | Grad | seconds | of quality |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (preset, way), rows in scores.items():
+        error, gradient, _ = rows.mean(axis=0)
+        seconds, part = np.median(rows[:, 2]), np.median(rows[:, 2] / whole)
+        lines.append(
+            f"| {preset} | {way} | {error:.4f} | {gradient:.3f} | {seconds:.2f} | {part:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def draw(found: dict[str, Scores], path: Path) -> None:
+    """One panel a folder: time against error, a line for each way back."""
+    import matplotlib.pyplot as plt
+
+    plt.rcParams["svg.hashsalt"] = "presets"  # the same numbers make the same file
+    figure, panels = plt.subplots(1, len(found), figsize=(4.6 * len(found), 3.4), squeeze=False)
+    for axes, (name, scores) in zip(panels[0], found.items(), strict=True):
+        whole = scores["quality", "guided"][:, 2]
+        for way, style in (("plain", "o--"), ("guided", "o-")):
+            rows = [scores[preset, way] for preset in PRESETS]
+            parts = [float(np.median(row[:, 2] / whole)) for row in rows]
+            errors = [1000 * row[:, 0].mean() for row in rows]
+            axes.plot(parts, errors, style, label=f"{way} upsampling")
+        for preset, part, error in zip(PRESETS, parts, errors, strict=True):
+            axes.annotate(preset, (part, error), (0, -13), textcoords="offset points", ha="center")
+        axes.set(title=name, xlabel="time, of quality's", xlim=(0.2, 1.15))
+        axes.set_ylabel("MAD x 1000, unknown region")
+        axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+if __name__ == "__main__":
+    main()
