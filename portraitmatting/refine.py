@@ -46,12 +46,11 @@ def refine(image: NDArray[Any], coarse: NDArray[np.float32], tile: int = TILE) -
     small = to_tensor(image, coarse.shape)[None]
     lines = fit(small, torch.from_numpy(coarse)[None, None])[0].numpy()
     lines[:3] /= peak(image.dtype)  # the pixels below stay in their own range
-    down, across = (_between(*sides) for sides in zip(size, coarse.shape, strict=True))
     alpha = np.empty(size, np.float32)
     for top in range(0, size[0], tile):
-        rows, near_rows = _part(down, top, tile)
+        rows, near_rows = _between(top, tile, size[0], coarse.shape[0])
         for left in range(0, size[1], tile):
-            columns, near_columns = _part(across, left, tile)
+            columns, near_columns = _between(left, tile, size[1], coarse.shape[1])
             part = np.s_[top : top + tile, left : left + tile]
             alpha[part] = _apply(lines[:, near_rows, near_columns], rows, columns, image[part])
     return alpha
@@ -118,23 +117,18 @@ def _solve(covariance: list[list[Tensor]], together: tuple[Tensor, ...]) -> Tens
     return torch.stack([a0, a1, a2], dim=1)
 
 
-def _between(large: int, small: int) -> NDArray[np.float32]:
-    """large x small: the weights of linear interpolation, pixel centres at halves, ends held."""
-    places = ((np.arange(large) + 0.5) * (small / large) - 0.5).clip(0, small - 1)
+def _between(start: int, count: int, large: int, small: int) -> tuple[NDArray[np.float32], slice]:
+    """Of `large` pixels from `start` on, the weights of linear interpolation between `small` ones,
+    count x n, and which n they are; pixel centres at halves, ends held."""
+    pixels = np.arange(start, min(start + count, large))
+    places = ((pixels + 0.5) * (small / large) - 0.5).clip(0, small - 1)
     before = places.astype(int)
-    weights = np.zeros((large, small), np.float32)
-    part = (places - before).astype(np.float32)
-    weights[np.arange(large), np.minimum(before + 1, small - 1)] = part
-    weights[np.arange(large), before] += 1 - part
-    return weights
-
-
-def _part(weights: NDArray[np.float32], start: int, count: int) -> tuple[NDArray[Any], slice]:
-    """The rows of a tile, and the working pixels that have weight in it."""
-    rows = weights[start : start + count]
-    used = np.flatnonzero(rows.any(axis=0))
-    near = slice(used[0], used[-1] + 1)
-    return rows[:, near], near
+    after, part = np.minimum(before + 1, small - 1), places - before
+    near = slice(int(before[0]), int(after[-1]) + 1)
+    weights = np.zeros((len(pixels), near.stop - near.start), np.float32)
+    weights[pixels - start, after - near.start] = part
+    weights[pixels - start, before - near.start] += 1 - part
+    return weights, near
 
 
 def _apply(

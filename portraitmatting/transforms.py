@@ -1,7 +1,8 @@
 """From a picture to what the network reads, and from its mattes back to the picture's size.
 
 Pictures and mattes shrink by area averages (cubic interpolation would alias fine hair) and grow by
-cubic interpolation; arrays through OpenCV, tensors by the same formulas in PyTorch.
+cubic interpolation; arrays through OpenCV, tensors by the same formulas in PyTorch. (The mattes of
+larger pictures grow by `refine`, which looks at the picture too.)
 """
 
 from collections.abc import Sequence
