@@ -1,8 +1,8 @@
 """Train the network, or make a checkpoint of a finished run.
 
-    python -m portraitmatting.train run RUN --config recipe.toml
-    python -m portraitmatting.train run RUN --resume
-    python -m portraitmatting.train export RUN OUT.safetensors
+    portraitmatting train run RUN --config recipe.toml
+    portraitmatting train run RUN --resume
+    portraitmatting train export RUN OUT.safetensors
 
 Several GPUs: torchrun --nproc-per-node N -m portraitmatting.train run RUN ...
 """

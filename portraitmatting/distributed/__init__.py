@@ -1,4 +1,4 @@
-"""The folder job on many machines, over Ray Data: `python -m portraitmatting.distributed`.
+"""The folder job on many machines, over Ray Data: `portraitmatting distributed`.
 
 In order: `places` (a folder, wherever it is), `survey` (what is still to be done), `cluster` (Ray,
 started or joined), `worker` (what every worker does with its pictures), `job` (hands them out),

@@ -1,4 +1,4 @@
-"""Command line: `python -m portraitmatting.distributed INPUT OUTPUT`."""
+"""Command line: `portraitmatting distributed INPUT OUTPUT`."""
 
 import argparse
 import importlib.util

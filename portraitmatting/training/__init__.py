@@ -3,5 +3,5 @@
     sources -> augment -> data -> loop -> run_directory -> export_run
                                    ^ start, coarse, losses, parts, schedule, ema, validate
 
-`python -m portraitmatting.train` is the command line.
+`portraitmatting train` is the command line.
 """

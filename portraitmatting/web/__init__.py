@@ -1,4 +1,4 @@
-"""A local page for single photos: `python -m portraitmatting.web`.
+"""A local page for single photos: `portraitmatting web`.
 
     __main__ (command line, server) -> guard (what may come in) -> page (layout) -> job (the work)
 

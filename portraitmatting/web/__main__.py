@@ -1,4 +1,4 @@
-"""Command line: `python -m portraitmatting.web`."""
+"""Command line: `portraitmatting web`."""
 
 import argparse
 import importlib.util
