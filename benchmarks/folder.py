@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from portraitmatting.composite import rgba
 
 from benchmarks.scenes import BACKGROUNDS, draw_portrait
 from benchmarks.timing import interleaved, say, table
 from portraitmatting import ModelConfig, PortraitMatting, Predictor, load_model
+from portraitmatting.compositing import rgba
 from portraitmatting.depth import to_depth
 from portraitmatting.folder.job import matte_folder
 from portraitmatting.folder.plan import plan_folder
