@@ -1,6 +1,6 @@
 """How much fine detail comes back from the working size, how fast, and in how much memory.
 
-    python benchmarks/detail.py [FOLDER] [--short-side 192 96 32] [--network]
+    python -m benchmarks.detail [FOLDER] [--short-side 192 96 32] [--network]
 
 Without FOLDER: portraits of 24 megapixels with known mattes, drawn by `scenes.py`. With it: the
 pictures of a folder that `python -m portraitmatting.evaluate` takes. The true mattes are shrunk to
@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scenes import BACKGROUNDS, draw_portrait
 
+from benchmarks.scenes import BACKGROUNDS, draw_portrait
 from portraitmatting.checkpoint import load_model
 from portraitmatting.evaluate.benchmark import find_benchmark, read_alpha
 from portraitmatting.heads import fuse

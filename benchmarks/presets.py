@@ -1,6 +1,6 @@
 """What the presets cost and lose, on folders of pictures with true mattes: a table and a plot.
 
-    python benchmarks/presets.py FOLDER ... [--plot docs/presets.svg]
+    python -m benchmarks.presets FOLDER ... [--plot docs/presets.svg]
 
 FOLDER is anything that `python -m portraitmatting.evaluate` takes. Times are processor seconds of
 one thread, the presets taken in turn for every picture; errors are over the unknown region (the

@@ -1,6 +1,6 @@
 """What video costs and how steady it is: the tables of docs/video.md.
 
-    python benchmarks/video.py [speed] [stability] [foreground] [memory] [outputs]
+    python -m benchmarks.video [speed] [stability] [foreground] [memory] [outputs]
 
 Without a name, all of them. Everything is drawn (scenes.py), so that all truths are known.
 """
@@ -23,8 +23,8 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scenes import BACKGROUNDS, draw_background, draw_person
 
+from benchmarks.scenes import BACKGROUNDS, draw_background, draw_person
 from portraitmatting import Predictor, load_model, read_image
 from portraitmatting.foreground import estimate_foreground
 from portraitmatting.metrics import dtssd, mad
