@@ -36,3 +36,8 @@ def at_short_side(predictor: "Predictor", short_side: int) -> "Predictor":
     twin = copy.copy(predictor)
     twin.short_side = short_side
     return twin
+
+
+def at_preset(predictor: "Predictor", preset: str) -> "Predictor":
+    """The same network at a preset of the predictor's working size; errors as above."""
+    return at_short_side(predictor, preset_short_side(predictor, preset))

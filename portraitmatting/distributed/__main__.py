@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from portraitmatting.cli import FAILED, INTERRUPTED, given, run
 from portraitmatting.errors import PortraitmattingError
+from portraitmatting.folder.options import add_result_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,30 +51,7 @@ def parser() -> argparse.ArgumentParser:
     where = "a folder that all machines see, or a URL such as s3://bucket/folder"
     add("input", metavar="INPUT", help=f"{where}, searched with its subfolders")
     add("output", metavar="OUTPUT", help=f"{where}, for OUTPUT/KIND/same/tree/name.png")
-    add = parser.add_argument_group("results").add_argument
-    add(
-        "--output",
-        dest="kinds",
-        nargs="+",
-        metavar="KIND",
-        help="any of alpha, rgba, composite and foreground, named after INPUT and OUTPUT "
-        "(default: alpha rgba)",
-    )
-    add("--format", dest="image_format", help="png, webp, tiff or jpg (default: png)")
-    add("--bits", type=int, help="8 or 16 per channel (default: as many as the picture has)")
-    add("--foreground", metavar="METHOD", help="ml, cf (slow), fast or none (default: ml)")
-    add(
-        "--background",
-        metavar="WHAT",
-        help="for composites: a colour, a picture's path, blur, blur:0.05 or chequer "
-        "(default: white)",
-    )
-    add(
-        "--overwrite",
-        action="store_true",
-        default=None,
-        help="do again what earlier runs have done",
-    )
+    add_result_options(parser)
     add = parser.add_argument_group("network").add_argument
     add(
         "--checkpoint",

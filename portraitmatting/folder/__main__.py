@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from portraitmatting.cli import FAILED, INTERRUPTED, given, run
+from portraitmatting.folder.options import add_result_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,44 +50,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         help="the folder for results, as OUTPUT/KIND/same/tree/name.png (default: mattes)",
     )
-    add = parser.add_argument_group("results").add_argument
-    add(
-        "--output",
-        dest="kinds",
-        nargs="+",
-        metavar="KIND",
-        help="any of alpha, rgba, composite and foreground, named after INPUT and OUTPUT "
-        "(default: alpha rgba)",
-    )
-    add(
-        "--format",
-        dest="image_format",
-        metavar="FORMAT",
-        help="png, webp, tiff or jpg (default: png)",
-    )
-    add(
-        "--bits",
-        type=int,
-        metavar="N",
-        help="8 or 16 per channel (default: as many as the picture has)",
-    )
-    add(
-        "--foreground",
-        metavar="METHOD",
-        help="how the person's colours are estimated: ml, cf (slow), fast or none (default: ml)",
-    )
-    add(
-        "--background",
-        metavar="WHAT",
-        help="for composites: a colour, a picture's path, blur, blur:0.05 or chequer "
-        "(default: white)",
-    )
-    add(
-        "--overwrite",
-        action="store_true",
-        default=None,
-        help="do again what an earlier run has done",
-    )
+    add_result_options(parser)
     add = parser.add_argument_group("network").add_argument
     add(
         "--checkpoint",

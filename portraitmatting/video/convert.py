@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from portraitmatting.compositing import Background
 from portraitmatting.predictor import Predictor
-from portraitmatting.presets import at_short_side, preset_short_side
+from portraitmatting.presets import at_preset
 from portraitmatting.video.backgrounds import GREEN, parse_video_background
 from portraitmatting.video.pipeline import prefetch
 from portraitmatting.video.reader import VideoReader
@@ -60,7 +60,7 @@ def matte_video(
     transparent = background is None and (kind is None or kind.transparent is not None)
     if isinstance(background, str):
         background = parse_video_background(background)
-    predictor = at_short_side(predictor, preset_short_side(predictor, preset))
+    predictor = at_preset(predictor, preset)
     with (
         VideoReader(source) as reader,
         VideoWriter(

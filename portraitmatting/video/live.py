@@ -15,7 +15,7 @@ from portraitmatting.device import describe_device
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.images import write_image
 from portraitmatting.predictor import Predictor
-from portraitmatting.presets import at_short_side, preset_short_side
+from portraitmatting.presets import at_preset
 from portraitmatting.video.camera import Camera
 from portraitmatting.video.presets import AutoSize
 from portraitmatting.video.preview import Controls, help_lines, with_text
@@ -78,7 +78,7 @@ def run_live(
     """
     auto = AutoSize(predictor, target_rate) if preset == "auto" else None
     if auto is None:
-        predictor = at_short_side(predictor, preset_short_side(predictor, preset))
+        predictor = at_preset(predictor, preset)
     session = _Session(camera, Controls(list(backgrounds), overlay=overlay), preset, Path(folder))
     with contextlib.ExitStack() as stack:
         if window:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from portraitmatting.compositing import Background, composite, parse_background, picture, rgba
+from portraitmatting.compositing import Background, as_background, composite, rgba
 from portraitmatting.depth import to_depth, to_unit
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.foreground import METHODS, blur_fusion, estimate_foreground
@@ -90,13 +90,6 @@ def matte_stream(
         raise PortraitmattingError(f"batch size {batch_size}: use 1 or more")
     behind = as_background(background)
     return _matted(frames, predictor, behind, foreground, smooth, batch_size, auto_size)
-
-
-def as_background(background: Background | NDArray[np.uint8] | str) -> Background:
-    """A colour's name, a picture's path and so on, or an HxWx3 picture, as a `Background`."""
-    if isinstance(background, str):
-        return parse_background(background)
-    return picture(background) if isinstance(background, np.ndarray) else background
 
 
 def _matted(

@@ -19,7 +19,7 @@ from portraitmatting import (
     read_image,
     write_image,
 )
-from portraitmatting.presets import PRESETS, at_short_side, preset_short_side
+from portraitmatting.presets import PRESETS, at_preset
 
 CHOICES = {
     "background": ("colour", "blur", "chequer", "picture"),
@@ -163,11 +163,6 @@ def matte_photo(
         composite=composite(foreground, alpha, background, image=image),
         icc_profile=picture.icc_profile,
     )
-
-
-def at_preset(predictor: Predictor, preset: str) -> Predictor:
-    """The same network as the preset asks for."""
-    return at_short_side(predictor, preset_short_side(predictor, preset))
 
 
 def _megapixels(path: Path) -> float:

@@ -1,0 +1,46 @@
+"""The options that say what results are wanted, the same for one machine and for many."""
+
+import argparse
+
+
+def add_result_options(parser: argparse.ArgumentParser) -> None:
+    """`kinds`, `image_format` and `bits` for a plan, `foreground` and `background` for a `Style`,
+    and `overwrite`; all None unless given."""
+    add = parser.add_argument_group("results").add_argument
+    add(
+        "--output",
+        dest="kinds",
+        nargs="+",
+        metavar="KIND",
+        help="any of alpha, rgba, composite and foreground, named after INPUT and OUTPUT "
+        "(default: alpha rgba)",
+    )
+    add(
+        "--format",
+        dest="image_format",
+        metavar="FORMAT",
+        help="png, webp, tiff or jpg (default: png)",
+    )
+    add(
+        "--bits",
+        type=int,
+        metavar="N",
+        help="8 or 16 per channel (default: as many as the picture has)",
+    )
+    add(
+        "--foreground",
+        metavar="METHOD",
+        help="how the person's colours are estimated: ml, cf (slow), fast or none (default: ml)",
+    )
+    add(
+        "--background",
+        metavar="WHAT",
+        help="for composites: a colour, a picture's path, blur, blur:0.05 or chequer "
+        "(default: white)",
+    )
+    add(
+        "--overwrite",
+        action="store_true",
+        default=None,
+        help="do again what an earlier run has done",
+    )
