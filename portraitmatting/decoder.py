@@ -5,25 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from portraitmatting.linear import is_recording, linear
+from portraitmatting.linear import linear
 from portraitmatting.swin import swin_blocks
 
 
 def upsample2(x: Tensor) -> Tensor:
     """Twice the height and width, bilinear, corners not aligned."""
     return nn.functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-
-
-def _concatenate(a: Tensor, b: Tensor) -> Tensor:
-    """`torch.cat` over the channels, to a channels_last map; on the CPU four times as fast."""
-    if is_recording():
-        return torch.cat([a, b], dim=1)
-    batch, channels, height, width = a.shape
-    shape = (batch, channels + b.shape[1], height, width)
-    dtype = torch.promote_types(a.dtype, b.dtype)
-    both = torch.empty(shape, dtype=dtype, device=a.device, memory_format=torch.channels_last)
-    both[:, :channels], both[:, channels:] = a, b
-    return both
 
 
 class Fusion(nn.Module):
@@ -59,12 +47,12 @@ class Fusion(nn.Module):
             for_skip, for_below = weight.split([self.skip_channels, below.shape[-1]], dim=1)
             x = linear(below, for_below.contiguous()).permute(0, 3, 1, 2)
             x = upsample2(x).permute(0, 2, 3, 1)
-            x = linear(skip.permute(0, 2, 3, 1), for_skip.contiguous(), bias, residual=x)
+            x = x + linear(skip.permute(0, 2, 3, 1), for_skip.contiguous(), bias)
         return self.blocks(x).permute(0, 3, 1, 2)
 
 
 class Decoder(nn.Module):
-    """The encoder's maps, the pyramid's in place of the last, to (B, `channels`, H/2, W/2)."""
+    """The encoder's maps, the pyramid's in place of the last, to (B, channels[-1], H/4, W/4)."""
 
     def __init__(
         self,
@@ -77,21 +65,19 @@ class Decoder(nn.Module):
         mlp_ratio: float,
         drop_path: float,
     ) -> None:
-        """`skips` are the encoder's channels from fine to coarse, without its last map."""
+        """`skips` are the channels of the encoder's stages from fine to coarse, but for the last."""
         super().__init__()
         blocks = depth * len(channels)
         # The mirror image of the encoder's rule: stochastic depth fades towards the output.
         rates = [drop_path * (blocks - i) / blocks for i in range(blocks)]
-        beside, below = [0, *skips[:0:-1]], [pyramid, *channels[:-1]]
+        beside, below = [0, *skips[::-1]], [pyramid, *channels[:-1]]
         self.fusions = nn.ModuleList(
             Fusion(*sizes, window, mlp_ratio, rates[i * depth : (i + 1) * depth])
             for i, sizes in enumerate(zip(beside, below, channels, heads, strict=True))
         )
-        self.channels = skips[0] + channels[-1]
 
     def forward(self, skips: Sequence[Tensor], pyramid: Tensor) -> Tensor:
-        stem, *stages = skips
         x = self.fusions[0](pyramid)
-        for fusion, skip in zip(self.fusions[1:], reversed(stages), strict=True):
+        for fusion, skip in zip(self.fusions[1:], reversed(skips), strict=True):
             x = fusion(x, skip)
-        return _concatenate(stem, upsample2(x))
+        return x

@@ -1,8 +1,11 @@
 """The two heads, and `fuse`, which makes one matte of what they say."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
+from portraitmatting import strips
 from portraitmatting.decoder import upsample2
 
 BACKGROUND, UNKNOWN, FOREGROUND = 0, 1, 2
@@ -27,6 +30,14 @@ class TrimapHead(nn.Module):
 
     def forward(self, detail: Tensor) -> Tensor:
         return upsample2(self.layers(detail))
+
+    def by_strips(self, stem: Tensor, below: Tensor) -> Tensor:
+        """The same of the detail map's parts, stem (1, S, H/2, W/2) and below (1, D, H/4, W/4)."""
+        first, *rest = self.layers
+        x = strips.join(list(_first_layer(stem, below, first)))
+        for layer in rest:
+            x = layer(x)
+        return upsample2(x)
 
 
 class AlphaHead(nn.Module):
@@ -53,6 +64,24 @@ class AlphaHead(nn.Module):
 
     def forward(self, detail: Tensor, image: Tensor) -> Tensor:
         return self.fine(torch.cat([image, upsample2(self.coarse(detail))], dim=1))
+
+    def by_strips(self, stem: Tensor, below: Tensor, image: Tensor) -> Tensor:
+        """The same of the detail map's parts, stem (1, S, H/2, W/2) and below (1, D, H/4, W/4)."""
+        first, *rest = self.coarse
+        x = strips.run(_first_layer(stem, below, first), rest)
+        rows = 4*_rows(below, first)
+        x = strips.beside(image.split(rows, dim=2), strips.upsample(x))
+        return strips.join(list(strips.run(x, self.fine)))
+
+
+def _rows(below, layer):
+    return max(1, STRIP // (4 * layer.out_channels * below.shape[3]))
+
+STRIP = 2**20
+
+def _first_layer(stem: Tensor, below: Tensor, layer: nn.Conv2d) -> Iterator[Tensor]:
+    rows=_rows(below,layer)
+    return strips.convolve_beside_upsampled(stem.split(2 * rows, dim=2), below.split(rows, dim=2), layer)
 
 
 def fuse(alpha: Tensor, trimap_logits: Tensor) -> Tensor:

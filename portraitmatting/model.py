@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from portraitmatting.decoder import Decoder
+from portraitmatting.decoder import Decoder, upsample2
 from portraitmatting.encoder import Encoder
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.heads import AlphaHead, TrimapHead
 from portraitmatting.hub import OnHub
+from portraitmatting.linear import infers_on_cpu
 from portraitmatting.ppm import PyramidPooling
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class PortraitMatting(nn.Module, OnHub):
         self.encoder = Encoder(
             c.stem_channels, c.embed_dim, c.depths, c.heads, c.window, c.mlp_ratio, c.drop_path
         )
-        *skips, last = self.encoder.channels
+        stem, *skips, last = self.encoder.channels
         self.ppm = PyramidPooling(last, c.pyramid_reduced, c.pyramid_branch, c.pyramid_kernels)
         self.decoder = Decoder(
             skips,
@@ -94,14 +95,24 @@ class PortraitMatting(nn.Module, OnHub):
             c.mlp_ratio,
             c.decoder_drop_path,
         )
-        self.trimap_head = TrimapHead(self.decoder.channels, c.head_channels)
-        self.alpha_head = AlphaHead(self.decoder.channels, c.head_channels)
+        detail = stem + c.decoder_channels[-1]
+        self.trimap_head = TrimapHead(detail, c.head_channels)
+        self.alpha_head = AlphaHead(detail, c.head_channels)
 
     def forward(self, image: Tensor) -> Prediction:
         if not torch.jit.is_tracing():  # there sizes are symbols, and the graph is for all
             check_pictures(image)
-        *skips, last = self.encoder(image)
-        detail = self.decoder(skips, self.ppm(last))
+        if infers_on_cpu(image) and len(image) > 1:
+            # A batch is no faster there, and pushes itself out of the cache.
+            return Prediction(*map(torch.cat, zip(*map(self, image.split(1)), strict=True)))
+        stem, *skips, last = self.encoder(image)
+        below = self.decoder(skips, self.ppm(last))
+        if infers_on_cpu(image):
+            return Prediction(
+                self.alpha_head.by_strips(stem, below, image),
+                self.trimap_head.by_strips(stem, below),
+            )
+        detail = torch.cat([stem, upsample2(below)], dim=1)
         return Prediction(self.alpha_head(detail, image), self.trimap_head(detail))
 
 

@@ -7,7 +7,7 @@ the window never changes; wherever a map is not a multiple of the window the two
 than rounding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
@@ -17,7 +17,7 @@ from timm.layers import DropPath, Mlp, trunc_normal_
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
-from portraitmatting.linear import add_mlp, is_recording, linear
+from portraitmatting.linear import add_linear_, infers_on_cpu, is_recording, linear
 
 
 class WindowLayout(NamedTuple):
@@ -65,10 +65,39 @@ def window_layout(
     return WindowLayout(order.flatten(), back.flatten(), mask)
 
 
+class Strip(NamedTuple):
+    """Some of a map's windows, whose tokens no other strip has."""
+
+    tokens: Tensor
+    """(N,): which of the map's."""
+    layout: WindowLayout
+    """Of these tokens alone."""
+
+
+def window_strips(
+    height: int, width: int, window: int, shift: int, windows: int, device: torch.device
+) -> list[Strip]:
+    """`window_layout` in strips of about `windows` windows, in whole rows of them."""
+    whole = window_layout(height, width, window, shift, device)
+    across = -(-width // window)
+    step = max(1, windows // across) * across
+    strips = []
+    for first in range(0, len(whole.order) // window**2, step):
+        order = whole.order[first * window**2 : (first + step) * window**2]
+        tokens = order[order < height * width].sort().values
+        layout = WindowLayout(
+            torch.searchsorted(tokens, order),  # padding, larger than all, comes after the last
+            whole.back[tokens] - first * window**2,
+            None if whole.mask is None else whole.mask[first : first + step],
+        )
+        strips.append(Strip(tokens, layout))
+    return strips
+
+
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # else training could not use what an inference has cached
-def _cached_layout(*args: Any) -> WindowLayout:
-    return window_layout(*args)
+def _cached(make: Callable[..., Any], *args: Any) -> Any:
+    return make(*args)
 
 
 class SwinBlock(nn.Module):
@@ -91,32 +120,47 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, dim = x.shape
+        size = height, width, self.window, self.shift
+        bias = self._position_bias()
         x = x.reshape(batch, height * width, dim)
-        mixed = self._attend(self.norm1(x), height, width)
-        if self.training:
-            x = x + self.drop_path(self.attn.proj(mixed))
-            x = x + self.drop_path(self.mlp(self.norm2(x)))
+        if infers_on_cpu(x):
+            windows = max(1, STRIP // (self.window**2 * self.mlp.fc1.out_features))
+            strips = _cached(window_strips, *size, windows, x.device)
+            x, before = torch.empty_like(x), x
+            for one, result in zip(before, x, strict=True):
+                self._by_strips(one, result, strips, bias)
         else:
-            x = linear(mixed, self.attn.proj.weight, self.attn.proj.bias, residual=x)
-            x = add_mlp(x, self.norm2, self.mlp)
+            args = *size, x.device
+            layout = window_layout(*args) if is_recording() else _cached(window_layout, *args)
+            x = x + self.drop_path(self.attn.proj(self._attend(self.norm1(x), layout, bias)))
+            x = x + self.drop_path(self.mlp(self.norm2(x)))
         return x.view(batch, height, width, dim)
 
-    def _attend(self, x: Tensor, height: int, width: int) -> Tensor:
-        """Attention inside each window, up to the projection: (B, H * W, C) to the same."""
+    def _by_strips(
+        self, x: Tensor, result: Tensor, strips: Sequence[Strip], bias: Tensor
+    ) -> None:
+        """The whole block, strip after strip: x (H * W, C) into `result`, alike."""
+        for tokens, layout in strips:
+            part = x.index_select(0, tokens)
+            mixed = self._attend(self.norm1(part).unsqueeze(0), layout, bias).squeeze(0)
+            add_linear_(part, mixed, self.attn.proj)
+            up = self.mlp.fc1
+            hidden = torch.ops.aten.gelu_(linear(self.norm2(part), up.weight, up.bias))
+            add_linear_(part, hidden, self.mlp.fc2)
+            result.index_copy_(0, tokens, part)
+
+    def _attend(self, x: Tensor, layout: WindowLayout, bias: Tensor) -> Tensor:
+        """Attention inside each window, up to the projection: (B, N, C) to the same."""
         batch, _, dim = x.shape
-        recording = is_recording()
-        layout = (window_layout if recording else _cached_layout)(
-            height, width, self.window, self.shift, x.device
-        )
         x = F.pad(x, (0, 0, 0, 1)).index_select(1, layout.order)
         qkv = linear(x, self.attn.qkv.weight, self.attn.qkv.bias)
         qkv = qkv.view(-1, self.window**2, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
 
-        bias = self._position_bias().to(query.dtype)
+        bias = bias.to(query.dtype)
         if layout.mask is not None:
             bias = bias + layout.mask.to(query.dtype)
-            bias = bias.repeat(batch, 1, 1, 1) if recording or batch != 1 else bias
+            bias = bias.repeat(batch, 1, 1, 1) if is_recording() or batch != 1 else bias
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return mixed.transpose(1, 2).reshape(batch, -1, dim).index_select(1, layout.back)
 
@@ -125,6 +169,10 @@ class SwinBlock(nn.Module):
         table = self.attn.relative_position_bias_table
         index = cast(Tensor, self.attn.relative_position_index)
         return table[index.flatten()].view(*index.shape, -1).permute(2, 0, 1).unsqueeze(0)
+
+
+STRIP = 2**20
+"""Values of the widest tensor that a strip makes, the MLP's hidden one: 4 MB in fp32."""
 
 
 def swin_blocks(
