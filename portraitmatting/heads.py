@@ -70,8 +70,9 @@ class AlphaHead(nn.Module):
         first, *rest = self.coarse
         x = strips.run(_first_layer(stem, below, first), rest)
         rows = 4*_rows(below, first)
-        x = strips.beside(image.split(rows, dim=2), strips.upsample(x))
-        return strips.join(list(strips.run(x, self.fine)))
+        first, *rest = self.fine
+        x = strips.convolve_beside_upsampled(image.split(rows, dim=2), x, first)
+        return strips.join(list(strips.run(x, rest)))
 
 
 def _rows(below, layer):

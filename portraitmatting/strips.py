@@ -61,21 +61,6 @@ def run(strips: Iterable[Tensor], layers: Iterable[nn.Module]) -> Iterator[Tenso
     yield from strips
 
 
-def upsample(strips: Iterable[Tensor]) -> Iterator[Tensor]:
-    """`upsample2`."""
-    for neighbours in with_neighbours(strips):
-        yield upsample2(repeat_border(*neighbours))[:, :, 2:-2]
-
-
-def beside(first: Iterable[Tensor], second: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The channels of two maps of one size; faster than `torch.cat`."""
-    for a, b in zip(first, second, strict=True):
-        _, channels, rows, width = a.shape
-        both = a.new_empty(1, rows, width, channels + b.shape[1]).permute(0, 3, 1, 2)
-        both[:, :channels], both[:, channels:] = a, b
-        yield both
-
-
 def convolve_beside_upsampled(
     strips: Iterable[Tensor], halves: Iterable[Tensor], layer: nn.Conv2d
 ) -> Iterator[Tensor]:

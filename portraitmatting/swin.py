@@ -23,11 +23,11 @@ from portraitmatting.linear import add_linear_, infers_on_cpu, is_recording, lin
 class WindowLayout(NamedTuple):
     """Where the tokens of a map go when it is cut into windows, and how they come back."""
 
-    order: Tensor
+    order: Tensor | None
     """(windows * window^2,): for each place in a window the token there; the token after the map's
-    last one stands for padding."""
-    back: Tensor
-    """(H * W,): for each token its place in the windows."""
+    last one stands for padding. None: the tokens are given in this order, and none is padding."""
+    back: Tensor | None
+    """(H * W,): for each token its place in the windows; None likewise."""
     mask: Tensor | None
     """(windows, 1, window^2, window^2): -100 between tokens that only the roll has made neighbours,
     which come from opposite borders of the picture (Liu et al., section 3.2); None unshifted."""
@@ -66,32 +66,38 @@ def window_layout(
 
 
 class Strip(NamedTuple):
-    """Some of a map's windows, whose tokens no other strip has."""
+    """Some of a map's windows, and the tokens of the map that they hold and no others do."""
 
     tokens: Tensor
-    """(N,): which of the map's."""
+    """(N,), in the order in which the strip's layout takes them."""
     layout: WindowLayout
-    """Of these tokens alone."""
 
 
 def window_strips(
     height: int, width: int, window: int, shift: int, windows: int, device: torch.device
 ) -> list[Strip]:
-    """`window_layout` in strips of about `windows` windows, in whole rows of them."""
-    whole = window_layout(height, width, window, shift, device)
-    across = -(-width // window)
-    step = max(1, windows // across) * across
+    """`window_layout` in strips of up to `windows` windows."""
+    order, _, mask = window_layout(height, width, window, shift, device)
+    assert order is not None
+    order = order.view(-1, window**2)
+    outside = order == height * width
+    edge = outside.any(1) if mask is None else outside.any(1) | mask.flatten(1).any(1)
+
     strips = []
-    for first in range(0, len(whole.order) // window**2, step):
-        order = whole.order[first * window**2 : (first + step) * window**2]
-        tokens = order[order < height * width].sort().values
-        layout = WindowLayout(
-            torch.searchsorted(tokens, order),  # padding, larger than all, comes after the last
-            whole.back[tokens] - first * window**2,
-            None if whole.mask is None else whole.mask[first : first + step],
-        )
+    for chosen in _split(edge.logical_not().nonzero().flatten(), windows):
+        strips.append(Strip(order[chosen].flatten(), WindowLayout(None, None, None)))
+    for chosen in _split(edge.nonzero().flatten(), windows):
+        places = outside[chosen].logical_not().flatten().nonzero().flatten()
+        tokens = order[chosen].flatten()[places]
+        numbers = torch.full((len(chosen) * window**2,), len(tokens), device=device)
+        numbers[places] = torch.arange(len(tokens), device=device)
+        layout = WindowLayout(numbers, places, None if mask is None else mask[chosen])
         strips.append(Strip(tokens, layout))
     return strips
+
+
+def _split(x: Tensor, most: int) -> Sequence[Tensor]:
+    return x.tensor_split(-(-len(x) // most)) if len(x) else ()
 
 
 @lru_cache(maxsize=64)
@@ -152,8 +158,11 @@ class SwinBlock(nn.Module):
     def _attend(self, x: Tensor, layout: WindowLayout, bias: Tensor) -> Tensor:
         """Attention inside each window, up to the projection: (B, N, C) to the same."""
         batch, _, dim = x.shape
-        x = F.pad(x, (0, 0, 0, 1)).index_select(1, layout.order)
         qkv = linear(x, self.attn.qkv.weight, self.attn.qkv.bias)
+        if layout.order is not None:
+            # What is made of padding, zeros, is the bias.
+            padding = self.attn.qkv.bias.to(qkv.dtype).expand(batch, 1, -1)
+            qkv = torch.cat([qkv, padding], dim=1).index_select(1, layout.order)
         qkv = qkv.view(-1, self.window**2, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
 
@@ -162,7 +171,8 @@ class SwinBlock(nn.Module):
             bias = bias + layout.mask.to(query.dtype)
             bias = bias.repeat(batch, 1, 1, 1) if is_recording() or batch != 1 else bias
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return mixed.transpose(1, 2).reshape(batch, -1, dim).index_select(1, layout.back)
+        mixed = mixed.transpose(1, 2).reshape(batch, -1, dim)
+        return mixed if layout.back is None else mixed.index_select(1, layout.back)
 
     def _position_bias(self) -> Tensor:
         """Relative position bias, (1, heads, window^2, window^2)."""
