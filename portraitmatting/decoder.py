@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from portraitmatting.linear import linear
+from portraitmatting.cpu import linear
 from portraitmatting.swin import swin_blocks
 
 
@@ -65,7 +64,7 @@ class Decoder(nn.Module):
         mlp_ratio: float,
         drop_path: float,
     ) -> None:
-        """`skips` are the channels of the encoder's stages from fine to coarse, but for the last."""
+        """`skips` are the channels of the encoder's stages, from fine to coarse, but the last's."""
         super().__init__()
         blocks = depth * len(channels)
         # The mirror image of the encoder's rule: stochastic depth fades towards the output.

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from timm.models.swin_transformer import PatchMerging as TimmPatchMerging
 from torch import Tensor, nn
 
-from portraitmatting.linear import linear
+from portraitmatting.cpu import linear
 from portraitmatting.swin import swin_blocks
 
 

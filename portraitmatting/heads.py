@@ -1,12 +1,14 @@
 """The two heads, and `fuse`, which makes one matte of what they say."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from portraitmatting import strips
+from portraitmatting.cpu import STRIP
 from portraitmatting.decoder import upsample2
+from portraitmatting.strips import convolve_beside_upsampled, join, run
 
 BACKGROUND, UNKNOWN, FOREGROUND = 0, 1, 2
 """The trimap's classes, in the order of its logits."""
@@ -32,11 +34,12 @@ class TrimapHead(nn.Module):
         return upsample2(self.layers(detail))
 
     def by_strips(self, stem: Tensor, below: Tensor) -> Tensor:
-        """The same of the detail map's parts, stem (1, S, H/2, W/2) and below (1, D, H/4, W/4)."""
+        """The same for inference on a CPU, of what the detail map is made of: stem (1, S, H/2, W/2)
+        and below (1, D, H/4, W/4)."""
         first, *rest = self.layers
-        x = strips.join(list(_first_layer(stem, below, first)))
-        for layer in rest:
-            x = layer(x)
+        x = join(list(_convolve(stem, below, first)))
+        for layer in rest:  # the normalisations need it whole
+            x = torch.ops.aten.gelu_(x) if isinstance(layer, nn.GELU) else layer(x)
         return upsample2(x)
 
 
@@ -66,23 +69,26 @@ class AlphaHead(nn.Module):
         return self.fine(torch.cat([image, upsample2(self.coarse(detail))], dim=1))
 
     def by_strips(self, stem: Tensor, below: Tensor, image: Tensor) -> Tensor:
-        """The same of the detail map's parts, stem (1, S, H/2, W/2) and below (1, D, H/4, W/4)."""
+        """The same for inference on a CPU, of the picture and the detail map's parts, as above."""
         first, *rest = self.coarse
-        x = strips.run(_first_layer(stem, below, first), rest)
-        rows = 4*_rows(below, first)
+        x = run(_convolve(stem, below, first), rest)
         first, *rest = self.fine
-        x = strips.convolve_beside_upsampled(image.split(rows, dim=2), x, first)
-        return strips.join(list(strips.run(x, rest)))
+        pictures = image.split(4 * _rows(below), dim=2)
+        x = convolve_beside_upsampled(pictures, x, cast(nn.Conv2d, first), image.shape[1])
+        return join(list(run(x, rest)))
 
 
-def _rows(below, layer):
-    return max(1, STRIP // (4 * layer.out_channels * below.shape[3]))
+def _convolve(stem: Tensor, below: Tensor, layer: nn.Module) -> Iterator[Tensor]:
+    """A head's first layer."""
+    rows = _rows(below)
+    stems, halves = stem.split(2 * rows, dim=2), below.split(rows, dim=2)
+    return convolve_beside_upsampled(stems, halves, cast(nn.Conv2d, layer), stem.shape[1])
 
-STRIP = 2**20
 
-def _first_layer(stem: Tensor, below: Tensor, layer: nn.Conv2d) -> Iterator[Tensor]:
-    rows=_rows(below,layer)
-    return strips.convolve_beside_upsampled(stem.split(2 * rows, dim=2), below.split(rows, dim=2), layer)
+def _rows(below: Tensor) -> int:
+    """Of `below` in a strip: what is made of them is about twice as much."""
+    _, channels, _, width = below.shape
+    return max(1, STRIP // (2 * channels * width))
 
 
 def fuse(alpha: Tensor, trimap_logits: Tensor) -> Tensor:

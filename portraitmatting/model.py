@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from portraitmatting.cpu import infers_on_cpu
 from portraitmatting.decoder import Decoder, upsample2
 from portraitmatting.encoder import Encoder
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.heads import AlphaHead, TrimapHead
 from portraitmatting.hub import OnHub
-from portraitmatting.linear import infers_on_cpu
 from portraitmatting.ppm import PyramidPooling
 
 if TYPE_CHECKING:
@@ -102,18 +102,24 @@ class PortraitMatting(nn.Module, OnHub):
     def forward(self, image: Tensor) -> Prediction:
         if not torch.jit.is_tracing():  # there sizes are symbols, and the graph is for all
             check_pictures(image)
-        if infers_on_cpu(image) and len(image) > 1:
-            # A batch is no faster there, and pushes itself out of the cache.
-            return Prediction(*map(torch.cat, zip(*map(self, image.split(1)), strict=True)))
-        stem, *skips, last = self.encoder(image)
-        below = self.decoder(skips, self.ppm(last))
         if infers_on_cpu(image):
-            return Prediction(
-                self.alpha_head.by_strips(stem, below, image),
-                self.trimap_head.by_strips(stem, below),
-            )
+            # One by one: a batch is no faster there, and pushes itself out of the cache.
+            found = [self._by_strips(picture) for picture in image.split(1)]
+            return Prediction(*map(torch.cat, zip(*found, strict=True)))
+        stem, below = self._trunk(image)
         detail = torch.cat([stem, upsample2(below)], dim=1)
         return Prediction(self.alpha_head(detail, image), self.trimap_head(detail))
+
+    def _trunk(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """What both heads read: the stem's map at half the picture's size, and the decoder's at a
+        quarter."""
+        stem, *skips, last = self.encoder(image)
+        return stem, self.decoder(skips, self.ppm(last))
+
+    def _by_strips(self, image: Tensor) -> Prediction:
+        stem, below = self._trunk(image)
+        alpha = self.alpha_head.by_strips(stem, below, image)
+        return Prediction(alpha, self.trimap_head.by_strips(stem, below))
 
 
 def check_pictures(image: Tensor) -> None:

@@ -62,59 +62,53 @@ def run(strips: Iterable[Tensor], layers: Iterable[nn.Module]) -> Iterator[Tenso
 
 
 def convolve_beside_upsampled(
-    strips: Iterable[Tensor], halves: Iterable[Tensor], layer: nn.Conv2d
+    strips: Iterable[Tensor], halves: Iterable[Tensor], layer: nn.Conv2d, channels: int
 ) -> Iterator[Tensor]:
-    """A 3x3 convolution, padded with zeros, of a map (C, 2H, 2W) beside another one (D, H, W) that
-    is upsampled for it, without upsampling it.
+    """A 3x3 convolution, padded with zeros, of a map (`channels`, 2H, 2W) and beside it another
+    (D, H, W) that is upsampled for it: without upsampling it.
 
     Bilinear upsampling is repeating all values twice in both directions and smoothing what comes of
     it by (1 2 1) / 4. Convolution may go before smoothing, and on repeated values a 3x3 kernel has
     but 2x2 different ones under it: so four kernels of 2x2, for the four places that one value
-    becomes, do with 16 multiplications what takes 36. Only at the border they may not change
-    places, since a convolution takes zeros for what is outside and smoothing repeats what is
-    inside; there all is computed as it is written.
+    becomes, do with 16 multiplications what takes 36.
     """
-    channels = None
-    pairs = zip(with_neighbours(strips), with_neighbours(halves), strict=True)
-    for fine, (above, half, below) in pairs:
-        if channels is None:
-            channels = fine[1].shape[1]
-            folded = _folded(layer.weight[:, channels:])
-        y = F.conv2d(zero_border(*fine), layer.weight[:, :channels], layer.bias, padding=(0, 1))
-
-        x = repeat_border(above, half, below)
-        upsampled = _convolve_upsampled(x, *folded)
-        weight = layer.weight[:, channels:]
-
-        def as_written(part: Tensor) -> Tensor:
-            return F.conv2d(upsample2(part), weight, padding=1)
-
-        upsampled[..., 0] = as_written(x[..., :2])[:, :, 2:-2, 0]
-        upsampled[..., -1] = as_written(x[..., -2:])[:, :, 2:-2, -1]
-        if above is None:
-            upsampled[:, :, 0] = as_written(x[:, :, 1:3])[:, :, 0]
-        if below is None:
-            upsampled[:, :, -1] = as_written(x[:, :, -3:-1])[:, :, -1]
-        yield y.add_(upsampled)
+    for_fine, for_coarse = layer.weight.tensor_split([channels], dim=1)
+    kernels = _fold(for_coarse)
+    for fine, coarse in zip(with_neighbours(strips), with_neighbours(halves), strict=True):
+        y = F.conv2d(zero_border(*fine), for_fine, layer.bias, padding=(0, 1))
+        yield y.add_(_convolve_upsampled(*coarse, for_coarse, kernels))
 
 
-def _folded(weight: Tensor) -> tuple[Tensor, Tensor]:
-    # Between two values a, b of the smaller map are the places -1 and 0 of b's pair: under three
-    # taps there are, repeated, (a a b) and (a b b).
-    fold = weight.new_tensor([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]])
-    folded = torch.einsum("ptr,quc,oirc->pqoitu", fold, fold, weight).flatten(0, 2)
-    smooth = weight.new_tensor([1, 2, 1]) / 4
+def _fold(weight: Tensor) -> Tensor:
+    """(O, I, 3, 3) to (4 O, I, 2, 2): for two neighbours a and b, repeated, the kernels of the last
+    place of a and the first one of b, in both directions."""
+    fold = weight.new_tensor([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]])  # a a b, a b b
+    kernels = torch.einsum("ptr,quc,oirc->pqoitu", fold, fold, weight).flatten(0, 2)
+    return kernels.contiguous(memory_format=torch.channels_last)
+
+
+def _convolve_upsampled(
+    above: Tensor | None, strip: Tensor, below: Tensor | None, weight: Tensor, kernels: Tensor
+) -> Tensor:
+    x = repeat_border(above, strip, below)
+    framed = x.permute(0, 2, 3, 1)
+    framed = torch.cat([framed[:, :, :1], framed, framed[:, :, -1:]], dim=2)
+    y = F.conv2d(framed.permute(0, 3, 1, 2), kernels).permute(0, 2, 3, 1).squeeze(0)
+    rows, columns, _ = y.shape
+    y = y.view(rows, columns, 2, 2, -1).transpose(1, 2).reshape(1, 2 * rows, 2 * columns, -1)
+    smooth = x.new_tensor([1, 2, 1]) / 4
     smooth = torch.outer(smooth, smooth).expand(len(weight), 1, 3, 3)
-    return (
-        folded.contiguous(memory_format=torch.channels_last),
-        smooth.contiguous(memory_format=torch.channels_last),
-    )
+    y = F.conv2d(y.permute(0, 3, 1, 2), smooth, groups=len(weight))
 
+    # At the map's border convolution takes zeros from outside, but smoothing what is repeated
+    # there: the two may not change places.
+    def as_written(part: Tensor) -> Tensor:
+        return F.conv2d(upsample2(part), weight, padding=1)
 
-def _convolve_upsampled(x: Tensor, folded: Tensor, smooth: Tensor) -> Tensor:
-    columns = x.permute(0, 2, 3, 1)
-    columns = torch.cat([columns[:, :, :1], columns, columns[:, :, -1:]], dim=2)
-    y = F.conv2d(columns.permute(0, 3, 1, 2), folded).permute(0, 2, 3, 1).squeeze(0)
-    rows, width, _ = y.shape
-    y = y.view(rows, width, 2, 2, -1).transpose(1, 2).reshape(1, 2 * rows, 2 * width, -1)
-    return F.conv2d(y.permute(0, 3, 1, 2), smooth, groups=len(smooth))
+    y[..., 0] = as_written(x[..., :2])[:, :, 2:-2, 0]
+    y[..., -1] = as_written(x[..., -2:])[:, :, 2:-2, -1]
+    if above is None:
+        y[:, :, 0] = as_written(x[:, :, 1:3])[:, :, 0]
+    if below is None:
+        y[:, :, -1] = as_written(x[:, :, -3:-1])[:, :, -1]
+    return y

@@ -7,9 +7,9 @@ the window never changes; wherever a map is not a multiple of the window the two
 than rounding.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from timm.layers import DropPath, Mlp, trunc_normal_
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
-from portraitmatting.linear import add_linear_, infers_on_cpu, is_recording, linear
+from portraitmatting.cpu import STRIP, add_linear_, infers_on_cpu, is_recording, linear
 
 
 class WindowLayout(NamedTuple):
@@ -100,10 +100,9 @@ def _split(x: Tensor, most: int) -> Sequence[Tensor]:
     return x.tensor_split(-(-len(x) // most)) if len(x) else ()
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # else training could not use what an inference has cached
-def _cached(make: Callable[..., Any], *args: Any) -> Any:
-    return make(*args)
+# Not as inference tensors, or else training could not use what an inference has cached.
+_cached_layout = lru_cache(maxsize=64)(torch.inference_mode(False)(window_layout))
+_cached_strips = lru_cache(maxsize=256)(torch.inference_mode(False)(window_strips))
 
 
 class SwinBlock(nn.Module):
@@ -130,39 +129,34 @@ class SwinBlock(nn.Module):
         bias = self._position_bias()
         x = x.reshape(batch, height * width, dim)
         if infers_on_cpu(x):
-            windows = max(1, STRIP // (self.window**2 * self.mlp.fc1.out_features))
-            strips = _cached(window_strips, *size, windows, x.device)
+            windows = max(1, STRIP // (self.window**2 * len(self.mlp.fc1.weight)))
+            strips = _cached_strips(*size, windows, x.device)
             x, before = torch.empty_like(x), x
             for one, result in zip(before, x, strict=True):
                 self._by_strips(one, result, strips, bias)
         else:
-            args = *size, x.device
-            layout = window_layout(*args) if is_recording() else _cached(window_layout, *args)
+            layout = (window_layout if is_recording() else _cached_layout)(*size, x.device)
             x = x + self.drop_path(self.attn.proj(self._attend(self.norm1(x), layout, bias)))
             x = x + self.drop_path(self.mlp(self.norm2(x)))
         return x.view(batch, height, width, dim)
 
-    def _by_strips(
-        self, x: Tensor, result: Tensor, strips: Sequence[Strip], bias: Tensor
-    ) -> None:
+    def _by_strips(self, x: Tensor, result: Tensor, strips: Sequence[Strip], bias: Tensor) -> None:
         """The whole block, strip after strip: x (H * W, C) into `result`, alike."""
+        up, down = cast(nn.Linear, self.mlp.fc1), cast(nn.Linear, self.mlp.fc2)
         for tokens, layout in strips:
             part = x.index_select(0, tokens)
             mixed = self._attend(self.norm1(part).unsqueeze(0), layout, bias).squeeze(0)
             add_linear_(part, mixed, self.attn.proj)
-            up = self.mlp.fc1
-            hidden = torch.ops.aten.gelu_(linear(self.norm2(part), up.weight, up.bias))
-            add_linear_(part, hidden, self.mlp.fc2)
+            hidden = linear(self.norm2(part), up.weight, up.bias)
+            add_linear_(part, torch.ops.aten.gelu_(hidden), down)
             result.index_copy_(0, tokens, part)
 
     def _attend(self, x: Tensor, layout: WindowLayout, bias: Tensor) -> Tensor:
         """Attention inside each window, up to the projection: (B, N, C) to the same."""
         batch, _, dim = x.shape
-        qkv = linear(x, self.attn.qkv.weight, self.attn.qkv.bias)
         if layout.order is not None:
-            # What is made of padding, zeros, is the bias.
-            padding = self.attn.qkv.bias.to(qkv.dtype).expand(batch, 1, -1)
-            qkv = torch.cat([qkv, padding], dim=1).index_select(1, layout.order)
+            x = F.pad(x, (0, 0, 0, 1)).index_select(1, layout.order)
+        qkv = linear(x, self.attn.qkv.weight, self.attn.qkv.bias)
         qkv = qkv.view(-1, self.window**2, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
 
@@ -179,10 +173,6 @@ class SwinBlock(nn.Module):
         table = self.attn.relative_position_bias_table
         index = cast(Tensor, self.attn.relative_position_index)
         return table[index.flatten()].view(*index.shape, -1).permute(2, 0, 1).unsqueeze(0)
-
-
-STRIP = 2**20
-"""Values of the widest tensor that a strip makes, the MLP's hidden one: 4 MB in fp32."""
 
 
 def swin_blocks(

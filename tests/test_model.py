@@ -50,13 +50,16 @@ def tiny_pair():
     rows=st.integers(1, 15),
     columns=st.integers(1, 15),
     batch=st.integers(1, 3),
+    strip=st.sampled_from([2**10, 2**14, 2**20]),
     seed=st.integers(0),
 )
-def test_equals_the_plain_network_at_any_size(tiny_pair, rows, columns, batch, seed):
+def test_equals_the_plain_network_at_any_size(tiny_pair, rows, columns, batch, strip, seed):
     ours, plain = tiny_pair
     rng = np.random.default_rng(seed)
     images = torch.from_numpy(rng.random((batch, 3, 32 * rows, 32 * columns), dtype=np.float32))
-    with torch.inference_mode():
+    with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("portraitmatting.swin.STRIP", strip)
+        patch.setattr("portraitmatting.heads.STRIP", strip)
         for mine, theirs in zip(ours(images), plain(images), strict=True):
             assert mine.shape == theirs.shape
             torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)

@@ -1,8 +1,12 @@
-"""Linear layers for inference on a CPU, where the fastest way depends on the processor."""
+"""Inference on a CPU: when it is one, how much of a map it takes at once, and linear layers."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+STRIP = 2**20
+"""Values of the widest map between two layers, when a map is worked off in strips: 4 MB in fp32,
+which a processor's last cache holds beside weights. Twice and half as many are as good."""
 
 
 def is_recording() -> bool:
