@@ -1,10 +1,12 @@
 """The network beside its plain twin, and beside the machine's matrix multiplication."""
 
+import statistics
 import sys
 import time
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import Function, interleaved, say, table
@@ -84,6 +86,54 @@ def network_table(quick: bool) -> str:
             )
     titles = ("network, fp32", "plain", "ours", "speed-up", "share of GEMM", "largest difference")
     return table(titles, rows)
+
+
+_OPERATORS = {
+    "linear layers": ("addmm", "addmm_", "mm"),
+    "convolutions": ("mkldnn_convolution",),
+    "attention": ("_scaled_dot_product_flash_attention_for_cpu", "bmm", "_softmax"),
+    "GELU": ("gelu", "gelu_"),
+    "moving and joining": ("copy_", "cat", "index_select", "index_copy_", "index", "fill_"),
+    "LayerNorm, GroupNorm": ("native_layer_norm", "native_group_norm"),
+    "sums": ("add", "add_"),
+    "PReLU": ("_prelu_kernel",),
+    "upsampling": ("upsample_bilinear2d",),
+}
+
+
+@torch.inference_mode()
+def operators_table() -> str:
+    """Where the time goes at 448x576, batch 1: medians of five profiled passes in turns."""
+    ours, plain = networks()
+    images = torch.rand(1, 3, *SIZES[0])
+    laid_out = images.contiguous(memory_format=torch.channels_last)
+    functions: dict[str, Function] = {
+        "plain": lambda: plain(images),
+        "ours": lambda: ours(laid_out),
+    }
+    say("operators")
+    turns: dict[str, list[dict[str, float]]] = {name: [] for name in functions}
+    for number in range(6):
+        for name, function in functions.items():
+            with profile(activities=[ProfilerActivity.CPU]) as profiler:
+                function()
+            if number:
+                turns[name].append(_by_group(profiler))
+    rows = []
+    for group in (*_OPERATORS, "all else"):
+        milliseconds = (statistics.median(turn[group] for turn in turns[name]) for name in turns)
+        rows.append([group, *(f"{value:.0f} ms" for value in milliseconds)])
+    return table(("operators", *functions), rows)
+
+
+def _by_group(profiler: profile) -> dict[str, float]:
+    """Milliseconds per group of operators."""
+    group_of = {f"aten::{name}": group for group, names in _OPERATORS.items() for name in names}
+    group_of["mkldnn::_linear_pointwise"] = "linear layers"
+    found = dict.fromkeys((*_OPERATORS, "all else"), 0.0)
+    for event in profiler.key_averages():
+        found[group_of.get(event.key, "all else")] += event.self_cpu_time_total / 1000
+    return found
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ python -m benchmarks.table --quick    # a small part of it, to see whether it ru
 import argparse
 
 from benchmarks.folder import breakdown_table, memory_table
-from benchmarks.network import compile_table, network_table
+from benchmarks.network import compile_table, network_table, operators_table
 from benchmarks.timing import machine
 
 
@@ -18,6 +18,7 @@ def main() -> None:
     print(machine(), end="\n\n", flush=True)
     print(network_table(quick), flush=True)
     if not quick:
+        print(operators_table(), flush=True)
         print(compile_table(), flush=True)
     print(breakdown_table(quick), flush=True)
     print(memory_table(quick), flush=True)

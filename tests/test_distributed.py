@@ -140,7 +140,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
         return matte_many(source, output, plan, style, **options)
 
     monkeypatch.setattr(many, "matte_many", deadly)
-    options = ("--checkpoint", checkpoint, "--foreground", "none")
+    options = ("--checkpoint", checkpoint, "--foreground", "none", "--preset", "fast")
     assert call(photos, output, *options) == FAILED
     assert mark.exists()
     said = capsys.readouterr().out
@@ -148,7 +148,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     assert f"failed: {photos / 'x.y' / 'bad.png'}: text, not a picture" in said
 
     plan = plan_folder(photos, tmp_path / "same", KINDS)
-    matte_folder(plan, Predictor(load_model(checkpoint)), PLAIN)
+    matte_folder(plan, Predictor(load_model(checkpoint), preset="fast"), PLAIN)
     expected = results(tmp_path / "same")
     assert len(expected) == 24
     assert results(output) == expected
@@ -351,6 +351,7 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch, capsys):
         (["--gpus-per-worker", "2"], "the network runs on one"),
         (["--format", "gif"], "unknown format 'gif'"),
         (["--precision", "fp16"], "needs a GPU"),
+        (["--preset", "best"], "preset 'best': use fast, balanced, quality"),
         (["--foreground", "magic"], "unknown foreground method"),
         (["--checkpoint", "nowhere/x.safetensors"], "nowhere/x.safetensors"),
     ],

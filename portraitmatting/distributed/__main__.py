@@ -29,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source, output = find_place(options.input), find_place(options.output)
     style = Style(**given(options, "foreground", "background"))
     choices = given(
-        options, "checkpoint", "short_side", "precision", "batch_size", "overwrite", "address",
-        "cores", "gpus", "workers",
+        options, "checkpoint", "short_side", "precision", "preset", "batch_size", "overwrite",
+        "address", "cores", "gpus", "workers",
     )  # fmt: skip
     summary = matte_many(source, output, plan, style, progress=True, **choices)
     print(f"{summary}\nresults in {output}")
@@ -58,7 +58,16 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="a name in checkpoints/ or a path; only this machine needs it",
     )
-    add("--short-side", type=int, metavar="PIXELS", help="working size, a multiple of 32")
+    add(
+        "--preset",
+        help="fast, balanced or quality: 0.6, 0.8 or 1 of the working size (default: quality)",
+    )
+    add(
+        "--short-side",
+        type=int,
+        metavar="PIXELS",
+        help="working size of the preset quality, a multiple of 32 (default: the checkpoint's)",
+    )
     add("--precision", help="auto, fp32, bf16 or fp16 (default: the checkpoint's)")
     add(
         "--batch-size",

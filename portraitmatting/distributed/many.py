@@ -30,6 +30,7 @@ def matte_many(
     checkpoint: str | Path | None = None,
     short_side: int | None = None,
     precision: str | None = None,
+    preset: str | None = None,
     batch_size: int | None = None,
     overwrite: bool = False,
     address: str | None = None,
@@ -44,8 +45,8 @@ def matte_many(
     cores); by default there are as many workers as the cluster at `address` has room for. Without
     an address Ray is started on this machine, or the one that runs in this process is used.
     `batch_size`, `overwrite` and `progress` are as in `matte_folder`, `checkpoint` is as in
-    `load_model`. Nothing is started or written if nothing is to be done. Raises
-    `PortraitmattingError` if it cannot begin.
+    `load_model`, `short_side`, `precision` and `preset` are as in `Predictor`. Nothing is started
+    or written if nothing is to be done. Raises `PortraitmattingError` if it cannot begin.
     """
     style = style or Style()
     device = "cuda" if gpus else "cpu"
@@ -55,7 +56,7 @@ def matte_many(
     check_places(source, output, plan)
     model = load_model(checkpoint)
     # Here the network only tells what it is; the GPU it will run on may be on other machines.
-    predictor = Predictor(model, short_side, "fp32", "cpu")
+    predictor = Predictor(model, short_side, "fp32", "cpu", preset)
     if precision is None:
         precision = model.checkpoint.precision if model.checkpoint else "auto"
     precision = describe_precision(choose_precision(precision, torch.device(device)))
