@@ -65,17 +65,22 @@ def window_layout(
     return WindowLayout(order.flatten(), back.flatten(), mask)
 
 
-class Strip(NamedTuple):
-    """Some of a map's windows, and the tokens of the map that they hold and no others do."""
+class WindowStrips(NamedTuple):
+    """A map's tokens in another order, so that some windows at a time are a strip of them."""
 
     tokens: Tensor
-    """(N,), in the order in which the strip's layout takes them."""
-    layout: WindowLayout
+    """(H * W,): which token comes where."""
+    back: Tensor
+    """(H * W,): where each token is."""
+    sizes: list[int]
+    """Tokens per strip."""
+    layouts: list[WindowLayout]
+    """Of the tokens of each strip."""
 
 
 def window_strips(
     height: int, width: int, window: int, shift: int, windows: int, device: torch.device
-) -> list[Strip]:
+) -> WindowStrips:
     """`window_layout` in strips of up to `windows` windows."""
     order, _, mask = window_layout(height, width, window, shift, device)
     assert order is not None
@@ -83,17 +88,18 @@ def window_strips(
     outside = order == height * width
     edge = outside.any(1) if mask is None else outside.any(1) | mask.flatten(1).any(1)
 
-    strips = []
+    tokens, layouts = [], []
     for chosen in _split(edge.logical_not().nonzero().flatten(), windows):
-        strips.append(Strip(order[chosen].flatten(), WindowLayout(None, None, None)))
+        tokens.append(order[chosen].flatten())
+        layouts.append(WindowLayout(None, None, None))
     for chosen in _split(edge.nonzero().flatten(), windows):
         places = outside[chosen].logical_not().flatten().nonzero().flatten()
-        tokens = order[chosen].flatten()[places]
-        numbers = torch.full((len(chosen) * window**2,), len(tokens), device=device)
-        numbers[places] = torch.arange(len(tokens), device=device)
-        layout = WindowLayout(numbers, places, None if mask is None else mask[chosen])
-        strips.append(Strip(tokens, layout))
-    return strips
+        tokens.append(order[chosen].flatten()[places])
+        numbers = torch.full((len(chosen) * window**2,), len(places), device=device)
+        numbers[places] = torch.arange(len(places), device=device)
+        layouts.append(WindowLayout(numbers, places, None if mask is None else mask[chosen]))
+    together = torch.cat(tokens)
+    return WindowStrips(together, together.argsort(), [len(part) for part in tokens], layouts)
 
 
 def _split(x: Tensor, most: int) -> Sequence[Tensor]:
@@ -131,25 +137,24 @@ class SwinBlock(nn.Module):
         if infers_on_cpu(x):
             windows = max(1, STRIP // (self.window**2 * len(self.mlp.fc1.weight)))
             strips = _cached_strips(*size, windows, x.device)
-            x, before = torch.empty_like(x), x
-            for one, result in zip(before, x, strict=True):
-                self._by_strips(one, result, strips, bias)
+            x = x.index_select(1, strips.tokens)
+            for one in x:
+                for part, layout in zip(one.split(strips.sizes), strips.layouts, strict=True):
+                    self._transform_(part, layout, bias)
+            x = x.index_select(1, strips.back)
         else:
             layout = (window_layout if is_recording() else _cached_layout)(*size, x.device)
             x = x + self.drop_path(self.attn.proj(self._attend(self.norm1(x), layout, bias)))
             x = x + self.drop_path(self.mlp(self.norm2(x)))
         return x.view(batch, height, width, dim)
 
-    def _by_strips(self, x: Tensor, result: Tensor, strips: Sequence[Strip], bias: Tensor) -> None:
-        """The whole block, strip after strip: x (H * W, C) into `result`, alike."""
+    def _transform_(self, x: Tensor, layout: WindowLayout, bias: Tensor) -> None:
+        """The whole block for some windows, in place: x (N, C)."""
+        mixed = self._attend(self.norm1(x).unsqueeze(0), layout, bias).squeeze(0)
+        add_linear_(x, mixed, self.attn.proj)
         up, down = cast(nn.Linear, self.mlp.fc1), cast(nn.Linear, self.mlp.fc2)
-        for tokens, layout in strips:
-            part = x.index_select(0, tokens)
-            mixed = self._attend(self.norm1(part).unsqueeze(0), layout, bias).squeeze(0)
-            add_linear_(part, mixed, self.attn.proj)
-            hidden = linear(self.norm2(part), up.weight, up.bias)
-            add_linear_(part, torch.ops.aten.gelu_(hidden), down)
-            result.index_copy_(0, tokens, part)
+        hidden = linear(self.norm2(x), up.weight, up.bias)
+        add_linear_(x, torch.ops.aten.gelu_(hidden), down)
 
     def _attend(self, x: Tensor, layout: WindowLayout, bias: Tensor) -> Tensor:
         """Attention inside each window, up to the projection: (B, N, C) to the same."""
