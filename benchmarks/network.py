@@ -70,7 +70,7 @@ def network_table(quick: bool) -> str:
                 **multiplications(),
             }
             large = batch * height * width > 10**6
-            seconds = interleaved(functions, 1 if quick else 3 if large else 5)
+            seconds = interleaved(functions, 1 if quick else 3 if large else 9)
             gemm = 2 * _GEMMS * _GEMM[0] * _GEMM[1] * _GEMM[2]
             gemm_rate = gemm / min(seconds[name] for name in multiplications())
             rate = counter.get_total_flops() / seconds["ours"]

@@ -19,9 +19,10 @@ def main() -> None:
     print(network_table(quick), flush=True)
     if not quick:
         print(operators_table(), flush=True)
-        print(compile_table(), flush=True)
     print(breakdown_table(quick), flush=True)
     print(memory_table(quick), flush=True)
+    if not quick:
+        print(compile_table(), flush=True)
 
 
 if __name__ == "__main__":

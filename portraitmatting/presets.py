@@ -24,7 +24,7 @@ def preset_short_side(predictor: "Predictor", preset: str) -> int:
     """
     if preset not in PRESETS:
         known = ", ".join(PRESETS)
-        raise PortraitmattingError(f"preset {preset!r}: use {known}, or live also auto")
+        raise PortraitmattingError(f"preset {preset!r}: use {known}")
     sides = predictor.short_side * PRESETS[preset] / MULTIPLE
     return max(1, round(sides)) * MULTIPLE
 

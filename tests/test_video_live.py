@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from portraitmatting.compositing import color
+from portraitmatting.errors import PortraitmattingError
 from portraitmatting.video import Frame, VideoError
+from portraitmatting.video import __main__ as command_line
 from portraitmatting.video import camera as camera_room
 from portraitmatting.video.backgrounds import live_backgrounds
 from portraitmatting.video.camera import Camera
@@ -211,7 +213,9 @@ def test_a_recording_to_a_given_file_begins_at_once(tmp_path, fake_camera):
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
 
 
-def test_a_recording_that_fails_does_not_end_the_show(tmp_path, fake_camera, monkeypatch, capsys):
+def test_a_recording_that_fails_ends_in_an_exit_code_but_not_the_show(
+    tmp_path, fake_camera, monkeypatch, capsys
+):
     pytest.importorskip("av")
     fake_camera(8)
 
@@ -219,13 +223,21 @@ def test_a_recording_that_fails_does_not_end_the_show(tmp_path, fake_camera, mon
         raise VideoError("disk full")
 
     monkeypatch.setattr("portraitmatting.video.writer.VideoWriter.write", full)
-    with Camera("0") as camera:
-        target = tmp_path / "out.mp4"
-        timing = run_live(
-            camera, tiny_predictor(), live_backgrounds(["red"]), window=False, record_to=target
-        )
-    assert timing.lost and "disk full" in capsys.readouterr().out
+    monkeypatch.setattr(command_line, "load", lambda options: tiny_predictor())
+    arguments = ["0", "-o", str(tmp_path / "out.mp4"), "--no-window", "--background", "red"]
+    assert command_line.main(arguments) == 1
+    said = capsys.readouterr()
+    assert "disk full\n8 frames" in said.out and "gives no more frames" in said.err
     assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_preset_is_answered_with_the_known_ones(fake_camera):
+    fake_camera(1)
+    with (
+        Camera("0") as camera,
+        pytest.raises(PortraitmattingError, match="'best': use auto, fast, balanced, quality"),
+    ):
+        run_live(camera, tiny_predictor(), live_backgrounds(), preset="best", window=False)
 
 
 class FakeWindow:

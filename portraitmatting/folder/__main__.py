@@ -77,8 +77,8 @@ def parser() -> argparse.ArgumentParser:
         "--compile",
         action="store_true",
         default=None,
-        help="run the network through torch.compile, for long jobs: it takes minutes to begin "
-        "(default: off)",
+        help="run the network through torch.compile, for long jobs on a GPU: it takes minutes to "
+        "begin (default: off)",
     )
     add(
         "--batch-size",

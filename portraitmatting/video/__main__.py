@@ -68,7 +68,7 @@ def show(options: argparse.Namespace) -> int:
     print(timing)
     if timing.lost:
         print(f"camera {options.source} gives no more frames", file=sys.stderr)
-    return 0
+    return FAILED if timing.failed else 0
 
 
 def load(options: argparse.Namespace) -> Any:

@@ -15,7 +15,7 @@ from portraitmatting.device import describe_device
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.images import write_image
 from portraitmatting.predictor import Predictor
-from portraitmatting.presets import at_preset
+from portraitmatting.presets import PRESETS, at_preset
 from portraitmatting.video.camera import Camera
 from portraitmatting.video.presets import AutoSize
 from portraitmatting.video.preview import Controls, help_lines, with_text
@@ -40,6 +40,8 @@ class Timing:
     parts: dict[str, float] = field(default_factory=dict)
     lost: bool = False
     """The camera went away."""
+    failed: bool = False
+    """A snapshot or a recording could not be written."""
 
     def add(self, part: str, seconds: float) -> None:
         """Count `seconds` for a part."""
@@ -74,10 +76,12 @@ def run_live(
     machine can. Without `window` it runs until the camera ends or Ctrl-C. Snapshots and recordings
     go to `folder`; with `record_to` recording starts at once, into that file. Call it from the main
     thread. Raises PortraitmattingError for what was asked and cannot be done; a snapshot or
-    recording that fails later only says so in the window.
+    recording that fails later says so in the window, and is told of in the result.
     """
     auto = AutoSize(predictor, target_rate) if preset == "auto" else None
     if auto is None:
+        if preset not in PRESETS:
+            raise PortraitmattingError(f"preset {preset!r}: use auto, {', '.join(PRESETS)}")
         predictor = at_preset(predictor, preset)
     session = _Session(camera, Controls(list(backgrounds), overlay=overlay), preset, Path(folder))
     with contextlib.ExitStack() as stack:
@@ -196,13 +200,17 @@ class _Session:
         self._note, self._note_until = note, time.monotonic() + _NOTE_SECONDS
         print(note)
 
+    def _fail(self, error: PortraitmattingError) -> None:
+        self.timing.failed = True
+        self._say(str(error))
+
     def _snapshot(self, matted: MattedFrame) -> None:
         path = self._folder / f"snapshot-{stamp()}.png"
         try:
             write_image(path, matted.rgba())
             self._say(f"saved {path}")
         except PortraitmattingError as error:
-            self._say(str(error))
+            self._fail(error)
 
     def _toggle_recording(self) -> None:
         try:
@@ -212,13 +220,13 @@ class _Session:
             else:
                 self._say(f"recording {self.recorder.start()}")
         except PortraitmattingError as error:
-            self._say(str(error))
+            self._fail(error)
 
     def _record(self, matted: MattedFrame) -> None:
         try:
             self.recorder.write(matted)
         except PortraitmattingError as error:
-            self._say(str(error))
+            self._fail(error)
 
 
 def _follow(average: float, newest: float) -> float:
