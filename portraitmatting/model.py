@@ -102,7 +102,7 @@ class PortraitMatting(nn.Module, OnHub):
     def forward(self, image: Tensor) -> Prediction:
         if not torch.jit.is_tracing():  # there sizes are symbols, and the graph is for all
             check_pictures(image)
-        if infers_on_cpu(image):
+        if infers_on_cpu(image) and not self.training:
             # One by one: a batch is no faster there, and pushes itself out of the cache.
             found = [self._by_strips(picture) for picture in image.split(1)]
             return Prediction(*map(torch.cat, zip(*found, strict=True)))

@@ -80,6 +80,15 @@ def test_a_newcomers_call_gives_mattes_and_cut_outs(photos, checkpoint, capsys):
     assert capsys.readouterr().out.startswith("0 done, 2 skipped, 0 failed\n")
 
 
+def test_threads_that_wait_leave_their_core_to_others(photos, checkpoint, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert call("photos", "--checkpoint", checkpoint) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # the user's own
+    assert call("photos", "--checkpoint", checkpoint) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
 def test_every_option_is_heard(photos, checkpoint, capsys, monkeypatch):
     heard = {}
 

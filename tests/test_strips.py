@@ -64,3 +64,14 @@ def test_swin_blocks_in_strips_equal_them_in_one(height, width, shift, windows):
         patch.setattr("portraitmatting.swin.STRIP", windows * 7**2 * 16)
         torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(x, before, atol=0, rtol=0)
+
+
+def test_blocks_in_training_mode_drop_paths_with_and_without_gradients():
+    block = SwinBlock(8, 2, 7, 0, mlp_ratio=2, drop_path=0.5).train()
+    x = torch.randn(64, 3, 3, 8)
+    torch.manual_seed(0)
+    expected = block(x).detach()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), expected)
+    assert (expected == x).all(dim=(1, 2, 3)).any()  # both paths dropped

@@ -1,6 +1,7 @@
 """Mattes and cut-outs for every picture of a folder."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +17,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from portraitmatting.folder.plan import plan_folder
 
     plan = plan_folder(options.input, **given(options, "output", "kinds", "image_format", "bits"))
+
+    # Read as PyTorch is loaded: its threads sleep while they wait for one another, instead of
+    # keeping a core busy that readers and writers have use for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from portraitmatting.checkpoint import load_model
     from portraitmatting.folder.job import matte_folder
