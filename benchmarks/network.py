@@ -93,7 +93,7 @@ _OPERATORS = {
     "convolutions": ("mkldnn_convolution",),
     "attention": ("_scaled_dot_product_flash_attention_for_cpu", "bmm", "_softmax"),
     "GELU": ("gelu", "gelu_"),
-    "moving and joining": ("copy_", "cat", "index_select", "index_copy_", "index", "fill_"),
+    "moving and joining": ("copy_", "cat", "index_select", "index", "fill_"),
     "LayerNorm, GroupNorm": ("native_layer_norm", "native_group_norm"),
     "sums": ("add", "add_"),
     "PReLU": ("_prelu_kernel",),

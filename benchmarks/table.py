@@ -1,6 +1,6 @@
 """The README's tables of speed and memory, in markdown.
 
-python -m benchmarks.table            # from the repository's root; half an hour on two cores
+python -m benchmarks.table            # from the repository's root; 40 minutes on two cores
 python -m benchmarks.table --quick    # a small part of it, to see whether it runs
 """
 

@@ -37,7 +37,7 @@ class TrimapHead(nn.Module):
         """The same for inference on a CPU, of what the detail map is made of: stem (1, S, H/2, W/2)
         and below (1, D, H/4, W/4)."""
         first, *rest = self.layers
-        x = join(list(_convolve(stem, below, first)))
+        x = join(_convolve(stem, below, first))
         for layer in rest:  # the normalisations need it whole
             x = torch.ops.aten.gelu_(x) if isinstance(layer, nn.GELU) else layer(x)
         return upsample2(x)
@@ -75,7 +75,7 @@ class AlphaHead(nn.Module):
         first, *rest = self.fine
         pictures = image.split(4 * _rows(below), dim=2)
         x = convolve_beside_upsampled(pictures, x, cast(nn.Conv2d, first), image.shape[1])
-        return join(list(run(x, rest)))
+        return join(run(x, rest))
 
 
 def _convolve(stem: Tensor, below: Tensor, layer: nn.Module) -> Iterator[Tensor]:

@@ -17,14 +17,19 @@ PRESETS = {"fast": 0.6, "balanced": 0.8, "quality": 1.0}
 """Preset to its part of the short side that the checkpoint works best at."""
 
 
+def check_preset(preset: str, *others: str) -> None:
+    """Raise PortraitmattingError unless `preset` is one of `others` or of `PRESETS`."""
+    known = [*others, *PRESETS]
+    if preset not in known:
+        raise PortraitmattingError(f"preset {preset!r}: use {', '.join(known)}")
+
+
 def preset_short_side(predictor: "Predictor", preset: str) -> int:
     """The working short side of a preset, a multiple of 32, for the predictor's own at "quality".
 
     Raises PortraitmattingError for an unknown preset.
     """
-    if preset not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise PortraitmattingError(f"preset {preset!r}: use {known}")
+    check_preset(preset)
     sides = predictor.short_side * PRESETS[preset] / MULTIPLE
     return max(1, round(sides)) * MULTIPLE
 

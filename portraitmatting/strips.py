@@ -6,7 +6,7 @@ picture. The rows that a strip needs of its neighbours are kept for it, so that 
 twice.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ def with_neighbours(
         yield above, strip, None
 
 
-def join(strips: Sequence[Tensor]) -> Tensor:
+def join(strips: Iterable[Tensor]) -> Tensor:
     """One below the other, channels_last."""
     return torch.cat([strip.permute(0, 2, 3, 1) for strip in strips], dim=1).permute(0, 3, 1, 2)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from portraitmatting.cli import FAILED, INTERRUPTED, given, run
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.folder.options import add_result_options
+from portraitmatting.folder.options import add_network_options, add_result_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,23 +52,12 @@ def parser() -> argparse.ArgumentParser:
     add("input", metavar="INPUT", help=f"{where}, searched with its subfolders")
     add("output", metavar="OUTPUT", help=f"{where}, for OUTPUT/KIND/same/tree/name.png")
     add_result_options(parser)
-    add = parser.add_argument_group("network").add_argument
+    add = add_network_options(parser)
     add(
         "--checkpoint",
         metavar="NAME",
         help="a name in checkpoints/ or a path; only this machine needs it",
     )
-    add(
-        "--preset",
-        help="fast, balanced or quality: 0.6, 0.8 or 1 of the working size (default: quality)",
-    )
-    add(
-        "--short-side",
-        type=int,
-        metavar="PIXELS",
-        help="working size of the preset quality, a multiple of 32 (default: the checkpoint's)",
-    )
-    add("--precision", help="auto, fp32, bf16 or fp16 (default: the checkpoint's)")
     add(
         "--batch-size",
         type=int,

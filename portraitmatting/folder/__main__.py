@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from portraitmatting.cli import FAILED, INTERRUPTED, given, run
-from portraitmatting.folder.options import add_result_options
+from portraitmatting.folder.options import add_network_options, add_result_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,28 +56,17 @@ def parser() -> argparse.ArgumentParser:
         help="the folder for results, as OUTPUT/KIND/same/tree/name.png (default: mattes)",
     )
     add_result_options(parser)
-    add = parser.add_argument_group("network").add_argument
+    add = add_network_options(parser)
     add(
         "--checkpoint",
         metavar="NAME",
         help="a name in checkpoints/ or a path (default: portraitmatting_swint)",
     )
     add(
-        "--preset",
-        help="fast, balanced or quality: 0.6, 0.8 or 1 of the working size (default: quality)",
-    )
-    add(
-        "--short-side",
-        type=int,
-        metavar="PIXELS",
-        help="working size of the preset quality, a multiple of 32 (default: the checkpoint's)",
-    )
-    add(
         "--device",
         help="auto, cpu, cuda, cuda:1 or mps; of an ONNX file also directml or coreml "
         "(default: auto)",
     )
-    add("--precision", help="auto, fp32, bf16 or fp16 (default: the checkpoint's)")
     add(
         "--compile",
         action="store_true",

@@ -1,6 +1,7 @@
-"""The options that say what results are wanted, the same for one machine and for many."""
+"""The options that are the same for one machine and for many."""
 
 import argparse
+from collections.abc import Callable
 
 
 def add_result_options(parser: argparse.ArgumentParser) -> None:
@@ -44,3 +45,21 @@ def add_result_options(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="do again what an earlier run has done",
     )
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> Callable[..., argparse.Action]:
+    """`preset`, `short_side` and `precision` for a `Predictor`, all None unless given; returns what
+    adds more options to their group."""
+    add = parser.add_argument_group("network").add_argument
+    add(
+        "--preset",
+        help="fast, balanced or quality: 0.6, 0.8 or 1 of the working size (default: quality)",
+    )
+    add(
+        "--short-side",
+        type=int,
+        metavar="PIXELS",
+        help="working size of the preset quality, a multiple of 32 (default: the checkpoint's)",
+    )
+    add("--precision", help="auto, fp32, bf16 or fp16 (default: the checkpoint's)")
+    return add

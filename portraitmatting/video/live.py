@@ -15,7 +15,7 @@ from portraitmatting.device import describe_device
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.images import write_image
 from portraitmatting.predictor import Predictor
-from portraitmatting.presets import PRESETS, at_preset
+from portraitmatting.presets import at_preset, check_preset
 from portraitmatting.video.camera import Camera
 from portraitmatting.video.presets import AutoSize
 from portraitmatting.video.preview import Controls, help_lines, with_text
@@ -78,10 +78,9 @@ def run_live(
     thread. Raises PortraitmattingError for what was asked and cannot be done; a snapshot or
     recording that fails later says so in the window, and is told of in the result.
     """
+    check_preset(preset, "auto")
     auto = AutoSize(predictor, target_rate) if preset == "auto" else None
     if auto is None:
-        if preset not in PRESETS:
-            raise PortraitmattingError(f"preset {preset!r}: use auto, {', '.join(PRESETS)}")
         predictor = at_preset(predictor, preset)
     session = _Session(camera, Controls(list(backgrounds), overlay=overlay), preset, Path(folder))
     with contextlib.ExitStack() as stack:
