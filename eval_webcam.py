@@ -2,7 +2,7 @@
 """The person before another background, live or in a file: `portraitmatting webcam` in a file."""
 
 from portraitmatting.cli import run
-from portraitmatting.video.__main__ import main
+from portraitmatting.commands.webcam import main
 
 if __name__ == "__main__":
     run(main)

@@ -7,7 +7,7 @@ def portraitmatting(checkpoint=None, device=None):
     """The network with trained weights, in fp32 and eval mode.
 
     `checkpoint`: a name in checkpoints/ or a path; None for the default one. `device`: None for the
-    CPU. Lay a `portraitmatting.Predictor` round it to hand over pictures of any size.
+    CPU. Lay a `portraitmatting.Predictor` round it to hand over images of any size.
     """
     from portraitmatting.checkpoint import load_network
 

@@ -3,11 +3,11 @@
     python -m benchmarks.detail [FOLDER] [--short-side 192 96 32] [--network]
 
 Without FOLDER: portraits of 24 megapixels with known mattes, drawn by `scenes.py`. With it: the
-pictures of a folder that `python -m portraitmatting.evaluate` takes. The true mattes are shrunk to
+images of a folder that `python -m portraitmatting.evaluate` takes. The true mattes are shrunk to
 the working size, as a network without error would give them, and brought back plainly and guided
-by the picture. `--network` takes the default checkpoint's own mattes instead. Errors are over a
+by the image. `--network` takes the default checkpoint's own mattes instead. Errors are over a
 band around edges, 1.25 % of the short side and 12 pixels at most; times are processor seconds
-of one thread, memory is what the process needed beside the picture and the coarse matte.
+of one thread, memory is what the process needed beside the image and the coarse matte.
 """
 
 import argparse
@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from benchmarks.scenes import BACKGROUNDS, draw_portrait
 from portraitmatting.checkpoint import load_model
 from portraitmatting.evaluate.benchmark import find_benchmark, read_alpha
-from portraitmatting.heads import fuse
-from portraitmatting.images import read_image
+from portraitmatting.guided_filter import refine
+from portraitmatting.images.files import read_image
 from portraitmatting.metrics import grad, mad
-from portraitmatting.refine import refine
+from portraitmatting.modeling.heads import fuse
 from portraitmatting.transforms import network_size, resize, to_source_size, to_tensor
 from portraitmatting.trimap import draw_trimap, unknown_region
 
@@ -42,7 +42,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", nargs="?", metavar="FOLDER")
-    parser.add_argument("--count", type=int, help="pictures of FOLDER (default: all)")
+    parser.add_argument("--count", type=int, help="images of FOLDER (default: all)")
     parser.add_argument("--short-side", type=int, nargs="+", help="default: the checkpoint's")
     parser.add_argument("--network", action="store_true")
     options = parser.parse_args()

@@ -19,7 +19,7 @@ from benchmarks.network import PlainNetwork
 from benchmarks.timing import interleaved, machine, say, table
 from portraitmatting import PortraitMatting, Predictor, load_model
 from portraitmatting.checkpoint.author_keys import from_author_keys
-from portraitmatting.images import list_images, read_image
+from portraitmatting.images.files import list_images, read_image
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     }
     rows = []
     for name, (full, fewer) in pairs.items():
-        say(f"{name}: {len(pictures)} pictures")
+        say(f"{name}: {len(pictures)} images")
         apart = [
             float(np.abs(fewer.predict(image).alpha - full.predict(image).alpha).mean())
             for image in pictures

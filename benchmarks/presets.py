@@ -1,9 +1,9 @@
-"""What the presets cost and lose, on folders of pictures with true mattes: a table and a plot.
+"""What the presets cost and lose, on folders of images with true mattes: a table and a plot.
 
     python -m benchmarks.presets FOLDER ... [--plot docs/presets.svg]
 
 FOLDER is anything that `python -m portraitmatting.evaluate` takes. Times are processor seconds of
-one thread, the presets taken in turn for every picture; errors are over the unknown region (the
+one thread, the presets taken in turn for every image; errors are over the unknown region (the
 folder's trimaps, or a band around edges as in `evaluate`).
 """
 
@@ -18,15 +18,15 @@ from tqdm import tqdm
 
 from portraitmatting import PRESETS, Predictor, load_model
 from portraitmatting.evaluate.benchmark import Benchmark, find_benchmark, read_alpha
-from portraitmatting.heads import fuse
-from portraitmatting.images import read_image
+from portraitmatting.guided_filter import refine
+from portraitmatting.images.files import read_image
 from portraitmatting.metrics import grad, mad
-from portraitmatting.refine import refine
+from portraitmatting.modeling.heads import fuse
 from portraitmatting.transforms import to_source_size, to_tensor
 from portraitmatting.trimap import draw_trimap, unknown_region
 
 WAYS = {"guided": refine, "plain": lambda image, coarse: to_source_size(coarse, image.shape[:2])}
-"""Back to the picture's size: as the package does it, and without looking at the picture."""
+"""Back to the image's size: as the package does it, and without looking at the image."""
 BAND = 0.0125
 
 Scores = dict[tuple[str, str], np.ndarray]
@@ -37,7 +37,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", nargs="+", metavar="FOLDER")
-    parser.add_argument("--count", type=int, help="pictures of each folder, evenly picked")
+    parser.add_argument("--count", type=int, help="images of each folder, evenly picked")
     parser.add_argument("--checkpoint")
     parser.add_argument("--plot", type=Path, help="write the plot here: .svg, .png or .pdf")
     options = parser.parse_args()
@@ -48,14 +48,14 @@ def main() -> None:
     for folder in options.folders:
         scores = measure(find_benchmark(folder), model, options.count)
         found[Path(folder).name] = scores
-        print(f"\n{folder}, {len(scores['quality', 'guided'])} pictures\n\n{table(scores)}")
+        print(f"\n{folder}, {len(scores['quality', 'guided'])} images\n\n{table(scores)}")
     if options.plot:
         draw(found, options.plot)
 
 
 @torch.inference_mode()
 def measure(benchmark: Benchmark, model, count: int | None) -> Scores:
-    """(preset, way) -> a row for each picture: MAD, Grad, processor seconds."""
+    """(preset, way) -> a row for each image: MAD, Grad, processor seconds."""
     rows: dict[tuple[str, str], list[tuple[float, ...]]] = {}
     step = max(1, len(benchmark.samples) // (count or len(benchmark.samples)))
     predictors = {preset: Predictor(model, preset=preset) for preset in PRESETS}

@@ -21,11 +21,11 @@ _NOISE = 1.5
 def draw_portrait(
     height: int, width: int, seed: int = 0, background: str = "blurred"
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """A picture HxWx3 RGB uint8 and its true alpha HxW float32 in [0, 1].
+    """An image HxWx3 RGB uint8 and its true alpha HxW float32 in [0, 1].
 
-    Hairs are drawn at twice the size and averaged, so that picture and alpha obey
+    Hairs are drawn at twice the size and averaged, so that image and alpha obey
     I = alpha F + (1 - alpha) B up to noise and rounding. At 24 megapixels a hair is about a pixel
-    wide, as in photos; smaller pictures are the same scene from further away.
+    wide, as in photos; smaller images are the same scene from further away.
     """
     rng = np.random.default_rng(seed)
     person, alpha = draw_person(height, width, rng)

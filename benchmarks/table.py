@@ -13,7 +13,7 @@ from benchmarks.timing import machine
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Print the tables of speed and memory.")
-    parser.add_argument("--quick", action="store_true", help="fewer sizes, pictures and repeats")
+    parser.add_argument("--quick", action="store_true", help="fewer sizes, images and repeats")
     quick = parser.parse_args().quick
     print(machine(), end="\n\n", flush=True)
     print(network_table(quick), flush=True)

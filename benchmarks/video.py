@@ -26,17 +26,17 @@ from numpy.typing import NDArray
 
 from benchmarks.scenes import BACKGROUNDS, draw_background, draw_person
 from portraitmatting import Predictor, load_model, read_image
+from portraitmatting.choices import PRESETS, at_short_side, preset_short_side
 from portraitmatting.foreground import estimate_foreground
 from portraitmatting.metrics import dtssd, mad
-from portraitmatting.presets import PRESETS, at_short_side, preset_short_side
 from portraitmatting.video import VideoReader, VideoWriter, matte_stream
-from portraitmatting.video.temporal import Smoother
+from portraitmatting.video.smoothing import Smoother
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTO = ROOT / "examples/astronaut.jpg"
 HEIGHT, WIDTH = 480, 640
 NOISE = 3.0
-"""Grey levels of sensor noise in moving pictures, standard deviation."""
+"""Grey levels of sensor noise in moving images, standard deviation."""
 WARM_UP = 2
 
 Clip = Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]

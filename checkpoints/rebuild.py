@@ -2,7 +2,7 @@
 """Make new weights the default: python checkpoints/rebuild.py WEIGHTS --facts FACTS.json
 
 Rebuilds the checkpoint file, its line in SHA256SUMS, the card in checkpoints/README.md and the
-README's pictures. WEIGHTS is whatever `load_model` reads; FACTS.json is described in
+README's images. WEIGHTS is whatever `load_model` reads; FACTS.json is described in
 `portraitmatting checkpoint convert --help`, and may be left out for a file of ours.
 """
 

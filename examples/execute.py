@@ -31,22 +31,22 @@ def execute(path: Path) -> Any:
 
 
 def tidy(notebook: Any) -> None:
-    """Leave what a reader looks at: no warnings (they name this machine's folders), small pictures,
+    """Leave what a reader looks at: no warnings (they name this machine's folders), small images,
     and no text beside them."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
             for output in cell.outputs:
-                if picture := output.get("data", {}).get("image/png"):
-                    output.data = {"image/png": _shrink(picture)}
+                if image := output.get("data", {}).get("image/png"):
+                    output.data = {"image/png": _shrink(image)}
                     output.metadata = {}
 
 
 def _shrink(encoded: str) -> str:
-    picture = PIL.Image.open(io.BytesIO(base64.b64decode(encoded)))
-    picture.thumbnail((picture.width, _TALLEST))
+    image = PIL.Image.open(io.BytesIO(base64.b64decode(encoded)))
+    image.thumbnail((image.width, _TALLEST))
     file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
+    image.save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 

@@ -12,27 +12,27 @@ from portraitmatting.lazy import lazy_names
 
 if TYPE_CHECKING:
     from portraitmatting.checkpoint import load_model
+    from portraitmatting.choices import PRESETS
     from portraitmatting.compositing import composite
     from portraitmatting.errors import PortraitmattingError
     from portraitmatting.foreground import estimate_foreground
-    from portraitmatting.images import read_image, write_image
+    from portraitmatting.images.files import read_image, write_image
     from portraitmatting.matte import Matte
-    from portraitmatting.model import ModelConfig, PortraitMatting
+    from portraitmatting.modeling.model import ModelConfig, PortraitMatting
     from portraitmatting.predictor import Predictor
-    from portraitmatting.presets import PRESETS
 
 _HOME = {
-    "ModelConfig": "model",
-    "PortraitMatting": "model",
+    "ModelConfig": "modeling.model",
+    "PortraitMatting": "modeling.model",
     "load_model": "checkpoint",
     "Matte": "matte",
     "Predictor": "predictor",
-    "PRESETS": "presets",
+    "PRESETS": "choices",
     "PortraitmattingError": "errors",
     "composite": "compositing",
     "estimate_foreground": "foreground",
-    "read_image": "images",
-    "write_image": "images",
+    "read_image": "images.files",
+    "write_image": "images.files",
 }
 
 __all__ = [

@@ -4,9 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from portraitmatting.cli import USAGE, run
+from portraitmatting.cli import USAGE, own_version, run
 from portraitmatting.commands import COMMANDS, command
-from portraitmatting.version import own_version
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", title="commands", required=True
     )
-    for name, (_, text) in COMMANDS.items():
+    for name, text in COMMANDS.items():
         commands.add_parser(name, help=text)
     return parser
 

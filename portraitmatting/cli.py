@@ -5,6 +5,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
 from portraitmatting.errors import PortraitmattingError
@@ -41,3 +42,11 @@ def one_line(text: str) -> str:
 def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     """The named options that the user gave: defaults live in the called signature only."""
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def own_version() -> str:
+    """The installed version; "(not installed)" for a copy that is merely on the path."""
+    try:
+        return version("portraitmatting")
+    except PackageNotFoundError:
+        return "(not installed)"

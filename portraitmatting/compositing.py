@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageColor
 
-from portraitmatting.depth import to_depth, to_unit
 from portraitmatting.errors import ImageError, PortraitmattingError
-from portraitmatting.images import read_image
+from portraitmatting.images.files import read_image
+from portraitmatting.images.pixels import to_dtype, to_unit
 
 Background = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 
-_CHOICES = "a colour (#rrggbb, #rgb or a name), blur, blur:0.05, chequer or a picture's path"
+_CHOICES = "a colour (#rrggbb, #rgb or a name), blur, blur:0.05, chequer or an image's path"
 
 
 def composite(
@@ -34,7 +34,7 @@ def composite(
     dtype (uint8 | uint16 | float in 0..1).
 
     `background` is whatever `as_background` takes. One that looks at the scene, as a blur does,
-    needs the picture itself as `image` (HxWx3); without it, it sees the foreground.
+    needs the image itself as `image` (HxWx3); without it, it sees the foreground.
     alpha F + (1 - alpha) B in float, rounded last. Raises PortraitmattingError on other shapes
     or ranges.
     """
@@ -46,14 +46,14 @@ def composite(
         raise PortraitmattingError(
             f"background {back.shape} does not fit foreground {front.shape}: give both one size"
         )
-    return to_depth(back + weight * (front - back), foreground.dtype)
+    return to_dtype(back + weight * (front - back), foreground.dtype)
 
 
 def rgba(foreground: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
     """foreground HxWx3 and alpha HxW float in 0..1 -> HxWx4, straight (not premultiplied) alpha,
     of the foreground's dtype (uint8 | uint16 | float). Raises PortraitmattingError on others."""
     weight = check_alpha(foreground, alpha)
-    return np.dstack([foreground, to_depth(weight, foreground.dtype)])
+    return np.dstack([foreground, to_dtype(weight, foreground.dtype)])
 
 
 def check_alpha(image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[np.float32]:
@@ -82,20 +82,20 @@ def color(value: str) -> Background:
         raise PortraitmattingError(f"{value!r} is no colour: use #rrggbb or a name") from error
 
     def background(image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
-        return np.broadcast_to(to_depth(rgb, image.dtype), image.shape)
+        return np.broadcast_to(to_dtype(rgb, image.dtype), image.shape)
 
     return background
 
 
-def picture(pixels: NDArray[Any]) -> Background:
-    """A picture HxWx3 RGB, uint8 | uint16 | float, scaled to cover the image and cropped around
+def image_background(pixels: NDArray[Any]) -> Background:
+    """An image HxWx3 RGB, uint8 | uint16 | float, scaled to cover the image and cropped around
     its middle, never squashed."""
     if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise PortraitmattingError(f"expected an HxWx3 RGB background, got {pixels.shape}")
 
     @functools.lru_cache(maxsize=1)  # a video, and most folders, ask for one size again and again
     def fitted(height: int, width: int, dtype: str) -> NDArray[Any]:
-        covering = to_depth(_cover(pixels, height, width), dtype)
+        covering = to_dtype(_cover(pixels, height, width), dtype)
         covering.setflags(write=False)
         return covering
 
@@ -108,7 +108,7 @@ def picture(pixels: NDArray[Any]) -> Background:
 def _cover(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     own_height, own_width = pixels.shape[:2]
     scale = max(height / own_height, width / own_width)
-    # The part of the picture that will be seen, so that no more than that is scaled.
+    # The part of the image that will be seen, so that no more than that is scaled.
     seen_height = min(own_height, max(1, round(height / scale)))
     seen_width = min(own_width, max(1, round(width / scale)))
     top, left = (own_height - seen_height) // 2, (own_width - seen_width) // 2
@@ -130,7 +130,7 @@ def blur(strength: float = 0.03) -> Background:
     def background(image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
         height, width = image.shape[:2]
         sigma = strength * min(height, width)
-        # A wide blur leaves nothing that a smaller picture could not hold, and there it is cheap.
+        # A wide blur leaves nothing that a smaller image could not hold, and there it is cheap.
         shrink = max(1.0, sigma / 4)
         small = max(1, round(width / shrink)), max(1, round(height / shrink))
         # To a high power, since even a pixel that is one tenth hers is tinted by her.
@@ -139,7 +139,7 @@ def blur(strength: float = 0.03) -> Background:
         scene = _filled(cv2.resize(layers, small, interpolation=cv2.INTER_AREA))
         scene = cv2.GaussianBlur(scene, (0, 0), sigma / shrink, borderType=cv2.BORDER_REPLICATE)
         scene = cv2.resize(scene, (width, height), interpolation=cv2.INTER_CUBIC)
-        return to_depth(np.clip(scene, 0, 1), image.dtype)
+        return to_dtype(np.clip(scene, 0, 1), image.dtype)
 
     return background
 
@@ -168,7 +168,7 @@ def chequer(squares: int = 45) -> Background:
     def background(image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
         size = max(1, round(min(image.shape[:2]) / squares))
         rows, columns = (np.arange(n) // size for n in image.shape[:2])
-        tones = to_depth(np.array([255, 204], np.uint8), image.dtype)
+        tones = to_dtype(np.array([255, 204], np.uint8), image.dtype)
         tiles = tones[(rows[:, None] + columns) % 2]
         return np.broadcast_to(tiles[..., None], image.shape)
 
@@ -176,16 +176,16 @@ def chequer(squares: int = 45) -> Background:
 
 
 def as_background(value: Background | NDArray[Any] | str) -> Background:
-    """Text as `parse_background` takes it, a picture HxWx3 of any size, or a `Background` already.
+    """Text as `parse_background` takes it, an image HxWx3 of any size, or a `Background` already.
     Raises PortraitmattingError for other text and shapes."""
     if isinstance(value, str):
         return parse_background(value)
-    return picture(value) if isinstance(value, np.ndarray) else value
+    return image_background(value) if isinstance(value, np.ndarray) else value
 
 
 def parse_background(text: str) -> Background:
     """For command lines: "#rrggbb", "#rgb", a colour's name, "blur", "blur:0.05", "chequer" or the
-    path of a picture. Raises PortraitmattingError that lists these for anything else."""
+    path of an image. Raises PortraitmattingError that lists these for anything else."""
     if text == "chequer":
         return chequer()
     if match := re.fullmatch(r"blur(?::(.*))?", text, re.DOTALL):
@@ -200,6 +200,6 @@ def parse_background(text: str) -> Background:
     except PortraitmattingError:
         pass
     try:
-        return picture(read_image(text).pixels)
+        return image_background(read_image(text).pixels)
     except ImageError as error:
         raise PortraitmattingError(f"background {text!r} is not {_CHOICES} ({error})") from error

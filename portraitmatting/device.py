@@ -54,7 +54,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 def check_compiler() -> None:
     """Raises `PortraitmattingError` if there is no C++ compiler, without which torch.compile fails
-    only at the first picture, and at length."""
+    only at the first image, and at length."""
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++", "cl"]
     if not any(map(shutil.which, names)):
         raise PortraitmattingError(

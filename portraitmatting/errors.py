@@ -6,7 +6,7 @@ class PortraitmattingError(ValueError):
 
 
 class ImageError(PortraitmattingError):
-    """A picture cannot be read, written or used as asked."""
+    """An image cannot be read, written or used as asked."""
 
 
 class CheckpointError(PortraitmattingError):

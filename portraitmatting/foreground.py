@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from portraitmatting.compositing import check_alpha
-from portraitmatting.depth import to_depth, to_unit
 from portraitmatting.errors import PortraitmattingError
+from portraitmatting.images.pixels import to_dtype, to_unit
 
 Method = Literal["ml", "cf", "fast", "none"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -44,7 +44,7 @@ def estimate_foreground(
     foreground colours of the image's dtype and range, any size from 1x1.
 
     "ml": multi-level (Germer et al., "Fast Multi-Level Foreground Estimation", ICPR 2020).
-    "cf": closed form (Levin et al., 2008); slow, and takes memory: for small pictures.
+    "cf": closed form (Levin et al., 2008); slow, and takes memory: for small images.
     "fast": `blur_fusion`. "none": the image itself. Pixels with alpha 1 keep their very values;
     those with alpha 0 get some smooth colour. Safe to call from several threads at once. Raises
     PortraitmattingError on wrong shapes, ranges or methods.
@@ -58,7 +58,7 @@ def estimate_foreground(
         return image
     solver = _fast if method == "fast" else _pymatting(method)
     colours = solver(unit, weight)
-    return np.where(weight[..., None] == 1, image, to_depth(colours, image.dtype))
+    return np.where(weight[..., None] == 1, image, to_dtype(colours, image.dtype))
 
 
 def _fast(image: NDArray[np.float32], alpha: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -88,9 +88,9 @@ def blur_fusion(image: Tensor, alpha: Tensor) -> Tensor:
 
 
 def fusion_windows(height: int, width: int) -> tuple[int, int]:
-    """The wide and the narrow window for a picture of this size: odd, in pixels.
+    """The wide and the narrow window for an image of this size: odd, in pixels.
 
-    The paper has 90 and 6 at any size. Windows that grow with the picture do better: on 10
+    The paper has 90 and 6 at any size. Windows that grow with the image do better: on 10
     cut-outs with known colours, 420 pixels high, the mean error at the edges falls from 8.6 grey
     levels to 8.1, and from 11.0 to 9.2 if these edges are out of focus ("ml": 8.5 and 7.1).
     """

@@ -1,4 +1,4 @@
-"""A picture's alpha matte, and what can be made of it."""
+"""An image's alpha matte, and what can be made of it."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portraitmatting.compositing import Background, composite, rgba
-from portraitmatting.depth import to_depth
-from portraitmatting.encode import encode
 from portraitmatting.foreground import estimate_foreground
+from portraitmatting.images.encode import encode
+from portraitmatting.images.pixels import to_dtype
 from portraitmatting.transforms import resize, to_source_size
 
 _PREVIEW_SIDE = 1024
@@ -18,7 +18,7 @@ _PREVIEW_SIDE = 1024
 
 @dataclass(frozen=True, eq=False)
 class Matte:
-    """A picture's alpha matte, and what can be made of it; everything has the picture's size."""
+    """An image's alpha matte, and what can be made of it; everything has the image's size."""
 
     image: NDArray[Any]
     """HxWx3 RGB, as given to the predictor: uint8, uint16, or float32 in [0, 1]. Not a copy, if it
@@ -38,7 +38,7 @@ class Matte:
         return rgba(self.foreground, self.alpha)
 
     def composite(self, background: Background | NDArray[Any] | str) -> NDArray[Any]:
-        """The person over a background as `portraitmatting.composite` takes it: a colour, a picture
+        """The person over a background as `portraitmatting.composite` takes it: a colour, an image
         of any size, "blur", ...; HxWx3 of the image's dtype."""
         return composite(self.foreground, self.alpha, background, image=self.image)
 
@@ -49,5 +49,5 @@ class Matte:
         size = max(1, round(height * scale)), max(1, round(width * scale))
         # Shrunk first: colours of a preview take no time, those of 12 megapixels take seconds.
         image, alpha = resize(self.image, size), to_source_size(self.alpha, size)
-        cut_out = rgba(to_depth(estimate_foreground(image, alpha), np.uint8), alpha)
+        cut_out = rgba(to_dtype(estimate_foreground(image, alpha), np.uint8), alpha)
         return encode(cut_out, ".png", icc_profile=None)

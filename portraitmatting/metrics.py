@@ -10,7 +10,7 @@ SAD, MSE, Grad and Conn: Rhemann et al., "A Perceptually Motivated Online Benchm
 Matting", CVPR 2009. Where that text leaves room, the choice is that of the evaluation code in
 common use since (Xu et al., "Deep Image Matting", CVPR 2017), so that figures compare with
 published ones; each function says which. Sums (SAD, Grad, Conn) are in thousands and grow with the
-picture; means (MSE, MAD) are plain, papers often print them times 1000.
+image; means (MSE, MAD) are plain, papers often print them times 1000.
 """
 
 import math
@@ -54,7 +54,7 @@ def grad(alpha: Alpha, truth: Alpha, mask: Mask | None = None) -> float:
 
     Gradients come from first-order Gaussian derivative filters of sigma 1.4, cut where the Gaussian
     falls below 1e-2 (9x9), scaled to unit L2 norm, borders replicated. They are taken on the whole
-    picture and masked afterwards. The code in use stretches both mattes to the full range first;
+    image and masked afterwards. The code in use stretches both mattes to the full range first;
     here they stay as they are, because stretching would turn an empty matte's noise into a person.
     """
     _check(alpha, truth, mask)
@@ -96,7 +96,7 @@ def boundary_error(alpha: Alpha, truth: Alpha, mask: Mask | None = None) -> floa
     Evaluation of Methods for Liver Segmentation from CT Datasets", IEEE TMI 2009. An outline pixel
     reaches 0.5 and has a 4-neighbour that does not; the frame is no outline. The mask selects whose
     distances count, not what they are measured to. Where a matte has no outline at all, the error
-    is 0 if both are the same (nobody there, nobody found) and otherwise the picture's diagonal.
+    is 0 if both are the same (nobody there, nobody found) and otherwise the image's diagonal.
     """
     _check(alpha, truth, mask)
     solid = _solid(alpha), _solid(truth)
@@ -160,7 +160,7 @@ METRICS: dict[str, Callable[[Alpha, Alpha, Mask | None], float]] = {
     "IoU": iou,
     "Boundary": boundary_error,
 }
-"""Every measure of one picture under the name that tables print."""
+"""Every measure of one image under the name that tables print."""
 
 
 def _check(alpha: Alpha, truth: Alpha, mask: Mask | None) -> None:

@@ -21,7 +21,7 @@ from portraitmatting.checkpoint import (
 )
 from portraitmatting.device import PRECISIONS
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.model import PortraitMatting, Prediction
+from portraitmatting.modeling.model import PortraitMatting, Prediction
 from portraitmatting.onnx_model import INPUTS, OUTPUTS, OnnxModel
 
 OPSET = 17

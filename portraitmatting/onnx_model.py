@@ -13,7 +13,7 @@ from torch import Tensor
 from portraitmatting.checkpoint import METADATA_KEY, CheckpointInfo, parse_metadata
 from portraitmatting.device import PRECISIONS, describe_device, describe_precision
 from portraitmatting.errors import CheckpointError, PortraitmattingError
-from portraitmatting.model import ModelConfig, Prediction, check_pictures
+from portraitmatting.modeling.model import ModelConfig, Prediction, check_images
 
 INPUTS, OUTPUTS = ("image",), Prediction._fields
 
@@ -58,7 +58,7 @@ class OnnxModel:
         self.config, self.checkpoint = _metadata(self._session, path)
 
     def __call__(self, image: Tensor) -> Prediction:
-        check_pictures(image)
+        check_images(image)
         array = np.ascontiguousarray(image.detach().to(_PLACES, torch.float32).numpy())
         try:
             outputs = self._session.run(OUTPUTS, {INPUTS[0]: array})

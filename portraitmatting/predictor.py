@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from portraitmatting.depth import FLOAT_SLACK
+from portraitmatting.choices import preset_short_side
 from portraitmatting.device import (
     check_compiler,
     choose_device,
@@ -21,12 +21,12 @@ from portraitmatting.device import (
     is_out_of_memory,
 )
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.heads import fuse
+from portraitmatting.guided_filter import refine, refine_tensor
+from portraitmatting.images.pixels import FLOAT_SLACK
 from portraitmatting.matte import Matte
-from portraitmatting.model import PortraitMatting
+from portraitmatting.modeling.heads import fuse
+from portraitmatting.modeling.model import PortraitMatting
 from portraitmatting.onnx_model import OnnxModel
-from portraitmatting.presets import preset_short_side
-from portraitmatting.refine import refine, refine_tensor
 from portraitmatting.steps import Estimate, Prepared
 from portraitmatting.transforms import (
     MULTIPLE,
@@ -41,14 +41,14 @@ _TRIMAP_VALUES = np.array([0, 128, 255], np.uint8)
 
 
 class Predictor:
-    """Runs a model on pictures of any size.
+    """Runs a model on images of any size.
 
     `short_side` (a multiple of 32; the working size's short side) and `precision` ("auto", "fp32",
     "bf16", "fp16") default to what the model's checkpoint says, `device` to where the model is; the
     model itself is moved there, but an `OnnxModel` has its device and precision already. `preset`,
     one of `PRESETS`, takes its part of the short side. `compile` runs the network through
-    torch.compile, which needs a C++ compiler and takes a minute or more at the first picture, and
-    as long at the second working size; all further sizes share what was made then. Pictures are
+    torch.compile, which needs a C++ compiler and takes a minute or more at the first image, and
+    as long at the second working size; all further sizes share what was made then. Images are
     HxWx3 RGB or HxW grey, uint8, uint16 or float in [0, 1]. Whatever cannot be used raises
     `PortraitmattingError`.
 
@@ -72,7 +72,7 @@ class Predictor:
                     "this model has no checkpoint that says at which size to run: give short_side"
                 )
             short_side = info.working_short_side
-        network_size(1, 1, short_side)  # raises now what every picture would raise
+        network_size(1, 1, short_side)  # raises now what every image would raise
         if precision is None:
             precision = info.precision if info else "auto"
         self.short_side = short_side
@@ -106,7 +106,7 @@ class Predictor:
     @property
     def settings(self) -> str:
         """Text that differs where mattes may differ: weights, working size, precision, and how
-        they come back to the picture's size."""
+        they come back to the image's size."""
         return f"{self._fingerprint} {self.short_side} {describe_precision(self.dtype)} guided"
 
     @cached_property
@@ -124,11 +124,11 @@ class Predictor:
         return network_size(image.shape[0], image.shape[1], self.short_side)
 
     def predict(self, image: NDArray[Any]) -> Matte:
-        """One picture to its matte."""
+        """One image to its matte."""
         return self.predict_batch([image])[0]
 
     def predict_batch(self, images: Sequence[NDArray[Any]]) -> list[Matte]:
-        """Pictures of any sizes to their mattes, in order.
+        """Images of any sizes to their mattes, in order.
 
         All that share a working size run as one batch; if the device has no memory for it, in
         halves, quarters and so on.
@@ -142,13 +142,13 @@ class Predictor:
         return [mattes[i] for i in range(len(prepared))]
 
     def prepare(self, image: NDArray[Any]) -> Prepared:
-        """The picture at its working size."""
+        """The image at its working size."""
         picture = as_rgb(image)
         tensor = to_tensor(picture, self.network_size(picture))
         return Prepared(picture, tensor.pin_memory() if self.device.type == "cuda" else tensor)
 
     def estimate(self, batch: Sequence[Prepared]) -> list[Estimate]:
-        """What the network says of pictures of one working size, in order.
+        """What the network says of images of one working size, in order.
 
         On CUDA it is only said what is to be done: copies to and from pinned memory and the
         network itself run while the caller goes on, and `finish` waits for them.
@@ -158,13 +158,13 @@ class Predictor:
         alphas, trimaps = (found.to("cpu", non_blocking=apart) for found in maps)
         arrived = torch.cuda.current_stream(self.device).record_event() if apart else None
         found = zip(batch, alphas, trimaps, strict=True)
-        return [Estimate(item.picture, alpha, trimap, arrived) for item, alpha, trimap in found]
+        return [Estimate(item.image, alpha, trimap, arrived) for item, alpha, trimap in found]
 
     def finish(self, estimate: Estimate) -> Matte:
-        """The matte at the picture's own size."""
+        """The matte at the image's own size."""
         if estimate.arrived is not None:
             estimate.arrived.synchronize()
-        picture, alpha = estimate.picture, estimate.alpha[0].numpy()
+        picture, alpha = estimate.image, estimate.alpha[0].numpy()
         height, width = picture.shape[:2]
         values, how = _TRIMAP_VALUES[estimate.trimap.numpy()], cv2.INTER_NEAREST_EXACT
         trimap: NDArray[Any] = cv2.resize(values, (width, height), interpolation=how)
@@ -174,14 +174,14 @@ class Predictor:
         """Float RGB Bx3xHxW in [0, 1] to float32 mattes Bx1xHxW in [0, 1], on the model's device.
 
         `predict` in PyTorch from end to end, without gradients. Its mattes are the same for float
-        pictures (1e-4); integers are rounded once more by `predict`, at the working size.
+        images (1e-4); integers are rounded once more by `predict`, at the working size.
         """
         if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
             shape = "x".join(map(str, images.shape))
-            raise PortraitmattingError(f"expected RGB pictures Bx3xHxW, got {shape}")
+            raise PortraitmattingError(f"expected RGB images Bx3xHxW, got {shape}")
         if not images.is_floating_point() or not _in_unit_range(images):
             raise PortraitmattingError(
-                f"expected float pictures in [0, 1], got {images.dtype} in "
+                f"expected float images in [0, 1], got {images.dtype} in "
                 f"{images.min():.4g}..{images.max():.4g}: divide by the largest possible value"
             )
         height, width = images.shape[-2:]
@@ -210,7 +210,7 @@ class Predictor:
             else:
                 smaller = max(MULTIPLE, self.short_side * 3 // 4 // MULTIPLE * MULTIPLE)
                 raise PortraitmattingError(
-                    f"out of memory on {self.device} for a single picture at {size[0]}x{size[1]}: "
+                    f"out of memory on {self.device} for a single image at {size[0]}x{size[1]}: "
                     f"try a short side of {smaller}"
                 )
         return torch.cat(mattes), torch.cat(trimaps)

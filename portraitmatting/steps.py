@@ -8,18 +8,18 @@ from torch import Tensor
 
 
 class Prepared(NamedTuple):
-    """A picture, and what the network reads of it."""
+    """An image, and what the network reads of it."""
 
-    picture: NDArray[Any]
+    image: NDArray[Any]
     """HxWx3 RGB, as `as_rgb` gives it."""
     tensor: Tensor
     """3xhxw float32 in [0, 1] at working size, on the CPU; pinned, if the network is on CUDA."""
 
 
 class Estimate(NamedTuple):
-    """A picture, and what the network says of it."""
+    """An image, and what the network says of it."""
 
-    picture: NDArray[Any]
+    image: NDArray[Any]
     """HxWx3 RGB, as prepared."""
     alpha: Tensor
     """1xhxw float32 in [0, 1] at working size, on the CPU once `arrived` is."""

@@ -1,8 +1,8 @@
-"""From a picture to what the network reads, and from its mattes back to the picture's size.
+"""From an image to what the network reads, and from its mattes back to the image's size.
 
-Pictures and mattes shrink by area averages (cubic interpolation would alias fine hair) and grow by
+Images and mattes shrink by area averages (cubic interpolation would alias fine hair) and grow by
 cubic interpolation; arrays through OpenCV, tensors by the same formulas in PyTorch. (The mattes of
-larger pictures grow by `refine`, which looks at the picture too.)
+larger images grow by `refine`, which looks at the image too.)
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from portraitmatting.depth import peak, to_unit
 from portraitmatting.errors import PortraitmattingError
+from portraitmatting.images.pixels import peak, to_unit
 
 MULTIPLE = 32
 _LONGEST_ASPECT = 4
@@ -24,7 +24,7 @@ _LONGEST_ASPECT = 4
 
 
 def network_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Working (height, width), multiples of 32, of a picture of `height` x `width`.
+    """Working (height, width), multiples of 32, of an image of `height` x `width`.
 
     The short side becomes `short_side`, the long side is scaled alike and rounded up (the author's
     rule); strips longer than 4:1 are scaled down further, so that memory stays bounded.

@@ -1,4 +1,4 @@
-"""What several tests share: the golden network, tiny models, pictures."""
+"""What several tests share: the golden network, tiny models, images."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def photo(rng) -> np.ndarray:
-    """A smooth HxWx3 uint8 picture."""
+    """A smooth HxWx3 uint8 image."""
     rows, columns = np.mgrid[0:90, 0:120]
     shades = [128 + 120 * np.sin(rows / 17 + k) * np.cos(columns / 23 - k) for k in range(3)]
     return np.stack(shades, axis=-1).astype(np.uint8)

@@ -5,12 +5,12 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from portraitmatting.folder.style import Style
+from portraitmatting.folder.results import ResultOptions
 
 
 @dataclass(frozen=True)
-class DeadlyStyle(Style):
-    """Kills the process in the middle of a picture `width` pixels wide, after its first result."""
+class DeadlyStyle(ResultOptions):
+    """Kills the process in the middle of an image `width` pixels wide, after its first result."""
 
     width: int = 0
     mark: str = ""

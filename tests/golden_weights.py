@@ -1,4 +1,4 @@
-"""Weights and pictures that anyone can rebuild from names, as for the golden outputs."""
+"""Weights and images that anyone can rebuild from names, as for the golden outputs."""
 
 from collections.abc import Mapping
 from math import prod
@@ -35,7 +35,7 @@ def golden_shapes() -> dict[str, tuple[int, ...]]:
     return {key: tuple(map(int, shape.split("x"))) for key, shape in entries}
 
 
-def picture(height: int, width: int) -> Tensor:
+def image(height: int, width: int) -> Tensor:
     """The input 1x3xHxW of the golden output of this size."""
     rng = np.random.default_rng(crc32(f"image{height}x{width}".encode()))
     return torch.from_numpy(rng.random((1, 3, height, width)).astype(np.float32))

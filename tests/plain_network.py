@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from portraitmatting.model import ModelConfig
+from portraitmatting.modeling.model import ModelConfig
 
 
 def upsample(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from conftest import ROOT
-from golden_weights import picture
+from golden_weights import image
 from portraitmatting import PortraitMatting, load_model
 from portraitmatting.checkpoint import (
     AUTHOR,
@@ -82,7 +82,7 @@ def test_the_authors_file_loads_in_any_wrapping(tmp_path, author_state, golden_m
     assert model.checkpoint == AUTHOR
     if wrapping != "half":
         with torch.inference_mode():
-            assert torch.equal(model(picture(32, 32)).alpha, golden_model(picture(32, 32)).alpha)
+            assert torch.equal(model(image(32, 32)).alpha, golden_model(image(32, 32)).alpha)
 
 
 def test_averaged_weights_win_over_plain_ones(tmp_path, author_state):
@@ -288,7 +288,7 @@ def test_convert_info_verify(tmp_path, author_state, golden_model):
     assert load_model(target).checkpoint == info
     with torch.inference_mode():
         assert torch.equal(
-            load_model(target)(picture(32, 32)).alpha, golden_model(picture(32, 32)).alpha
+            load_model(target)(image(32, 32)).alpha, golden_model(image(32, 32)).alpha
         )
     with pytest.raises(CheckpointError, match="--overwrite"):
         convert(source, target)

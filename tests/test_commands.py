@@ -12,22 +12,22 @@ from conftest import ROOT
 from portraitmatting import commands
 from portraitmatting.__main__ import main, parser
 from portraitmatting.checkpoint import STORAGE
+from portraitmatting.choices import PRESETS
 from portraitmatting.cli import USAGE
 from portraitmatting.commands import COMMANDS, command
-from portraitmatting.completion import WORDS, whole_parser
+from portraitmatting.commands.completion import WORDS, whole_parser
 from portraitmatting.device import PRECISIONS
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.evaluate import REGIONS
 from portraitmatting.folder.plan import KINDS
 from portraitmatting.foreground import METHODS
-from portraitmatting.images import WRITABLE
-from portraitmatting.presets import PRESETS
+from portraitmatting.images.files import WRITABLE
 
 
 def test_no_parser_needs_anything_heavy():
     code = (
         "import json, sys\n"
-        "from portraitmatting.completion import whole_parser\n"
+        "from portraitmatting.commands.completion import whole_parser\n"
         "whole_parser().format_help()\n"
         "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
     )
@@ -46,7 +46,7 @@ def test_help_shows_every_command():
         text=True,
         check=True,
     )
-    for name, (_, text) in COMMANDS.items():
+    for name, text in COMMANDS.items():
         assert f"    {name} " in done.stdout and text in done.stdout
 
 
@@ -76,16 +76,16 @@ def test_wrong_and_missing_commands(capsys):
 
 
 def test_version(monkeypatch, capsys):
-    from portraitmatting import version
+    from portraitmatting import cli
 
     for installed, shown in (("1.2.3", "1.2.3"), (None, "(not installed)")):
 
         def look(name, installed=installed):
             if installed is None:
-                raise version.PackageNotFoundError(name)
+                raise cli.PackageNotFoundError(name)
             return installed
 
-        monkeypatch.setattr(version, "version", look)
+        monkeypatch.setattr(cli, "version", look)
         with pytest.raises(SystemExit) as ended:
             main(["--version"])
         assert ended.value.code == 0
@@ -177,7 +177,7 @@ def test_zsh_gets_a_script_too(capsys):
     script = capsys.readouterr().out
     assert script.startswith("#compdef portraitmatting")
     for name in COMMANDS:
-        text = COMMANDS[name][1].split("'")[0]
+        text = COMMANDS[name].split("'")[0]
         assert f"    {name}:'{text}" in script
     if zsh := shutil.which("zsh"):
         subprocess.run([zsh, "-n"], input=script, text=True, check=True)

@@ -11,18 +11,20 @@ from portraitmatting.compositing import (
     chequer,
     color,
     composite,
+    image_background,
     parse_background,
-    picture,
     rgba,
 )
-from portraitmatting.depth import to_depth, to_unit
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.images import write_image
+from portraitmatting.images.files import write_image
+from portraitmatting.images.pixels import to_dtype, to_unit
 
 DTYPES = [np.uint8, np.uint16, np.float32, np.float64]
 BACKGROUNDS = {
     "color": color("#336699"),
-    "picture": picture(np.random.default_rng(1).integers(0, 256, (30, 90, 3)).astype(np.uint8)),
+    "image": image_background(
+        np.random.default_rng(1).integers(0, 256, (30, 90, 3)).astype(np.uint8)
+    ),
     "blur": blur(),
     "chequer": chequer(),
 }
@@ -30,7 +32,7 @@ BACKGROUNDS = {
 
 def noise(height=24, width=32, dtype=np.uint8):
     unit = np.random.default_rng(0).random((height, width, 3))
-    return to_depth(unit, dtype)
+    return to_dtype(unit, dtype)
 
 
 def ramp(height=24, width=32):
@@ -74,7 +76,7 @@ def test_anything_that_makes_a_background_is_taken():
     for given_, background in [
         ("blur:0.1", blur(0.1)(image, alpha)),
         ("red", color("red")(image, alpha)),
-        (card, picture(card)(image, alpha)),
+        (card, image_background(card)(image, alpha)),
         (chequer(), chequer()(image, alpha)),
     ]:
         expected = composite(foreground, alpha, background)
@@ -87,7 +89,7 @@ def test_rgba_is_straight(dtype):
     result = rgba(foreground, ramp())
     assert result.dtype == dtype
     assert np.array_equal(result[..., :3], foreground)
-    assert np.array_equal(result[..., 3], to_depth(ramp(), dtype))
+    assert np.array_equal(result[..., 3], to_dtype(ramp(), dtype))
 
 
 @pytest.mark.parametrize(
@@ -133,12 +135,12 @@ def test_a_colour_is_that_colour(text):
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 40), (20, 80), (160, 60), (37, 53)])
-def test_a_picture_covers_without_squashing(height, width):
+def test_an_image_covers_without_squashing(height, width):
     y, x = np.mgrid[:80, :120]
     disc = (np.hypot(y - 39.5, x - 59.5) < 15)[..., None]
     card = np.where(disc, [1.0, 0, 0], [0, 0, 1.0])
     image = noise(height, width)
-    shown = picture(card)(image, ramp(height, width))
+    shown = image_background(card)(image, ramp(height, width))
     red = shown[..., 0] > 127
     assert (shown.astype(int).sum(axis=2) > 200).all()  # no empty margin
     rows, columns = red.any(axis=1).sum(), red.any(axis=0).sum()
@@ -148,9 +150,9 @@ def test_a_picture_covers_without_squashing(height, width):
     assert np.abs(centre - [(height - 1) / 2, (width - 1) / 2]).max() < 1
 
 
-def test_a_picture_of_the_very_size_is_kept():
+def test_an_image_of_the_very_size_is_kept():
     card = noise()
-    assert np.array_equal(picture(card)(noise()[::-1], ramp()), card)
+    assert np.array_equal(image_background(card)(noise()[::-1], ramp()), card)
 
 
 def disc_scene(height=180, width=240):
@@ -175,7 +177,7 @@ def test_a_blur_holds_no_halo_of_the_person(strength):
     assert background[..., 0].max() < 0.6  # not even behind her is it red
 
 
-def test_a_blur_blurs_and_scales_with_the_picture():
+def test_a_blur_blurs_and_scales_with_the_image():
     image = noise(120, 160, dtype=np.float32)
     empty = np.zeros((120, 160), np.float32)
     spreads = [blur(strength)(image, empty).std() for strength in (0.005, 0.02, 0.1)]
@@ -208,8 +210,8 @@ def test_a_chequer_alternates():
         lambda: blur(0),
         lambda: blur(float("nan")),
         lambda: chequer(0),
-        lambda: picture(np.zeros((0, 4, 3), np.uint8)),
-        lambda: picture(np.zeros((4, 4), np.uint8)),
+        lambda: image_background(np.zeros((0, 4, 3), np.uint8)),
+        lambda: image_background(np.zeros((4, 4), np.uint8)),
         lambda: blur()(noise(), ramp(3, 3)),
     ],
 )
@@ -232,7 +234,7 @@ def test_texts_become_backgrounds(tmp_path):
         "blur": blur(),
         "blur:0.1": blur(0.1),
         "chequer": chequer(),
-        str(tmp_path / "my wall.png"): picture(card),
+        str(tmp_path / "my wall.png"): image_background(card),
     }.items():
         assert np.array_equal(parse_background(text)(image, alpha), expected(image, alpha))
 
@@ -244,7 +246,7 @@ def test_other_texts_list_what_is_allowed(text):
     assert str(caught.value).isprintable()
 
 
-def test_a_broken_picture_says_what_is_wrong_with_it(tmp_path):
+def test_a_broken_image_says_what_is_wrong_with_it(tmp_path):
     (tmp_path / "wall.png").write_bytes(b"")
     with pytest.raises(PortraitmattingError, match=r"wall\.png.*empty"):
         parse_background(str(tmp_path / "wall.png"))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from portraitmatting import cpu
+from portraitmatting.modeling import cpu
 
 
 @pytest.mark.parametrize("onednn", [False, True])

@@ -15,11 +15,11 @@ from deadly_style import DeadlyStyle
 from portraitmatting import ModelConfig, PortraitMatting, PortraitmattingError, Predictor
 from portraitmatting.checkpoint import CheckpointInfo, load_model, save_checkpoint
 from portraitmatting.cli import FAILED, USAGE, run
-from portraitmatting.distributed import __main__ as command_line
+from portraitmatting.commands import distributed as command_line
 from portraitmatting.folder.job import matte_folder
 from portraitmatting.folder.plan import plan_folder, plan_results
-from portraitmatting.folder.style import Style
-from portraitmatting.images import read_image, write_image
+from portraitmatting.folder.results import ResultOptions
+from portraitmatting.images.files import read_image, write_image
 
 ray = pytest.importorskip("ray")
 pytest.importorskip("ray.data")
@@ -27,13 +27,13 @@ pa = pytest.importorskip("pyarrow")
 fsspec = pytest.importorskip("fsspec")
 
 from portraitmatting.distributed import cluster, job, many, worker  # noqa: E402
-from portraitmatting.distributed.attempts import Attempts  # noqa: E402
-from portraitmatting.distributed.places import find_place  # noqa: E402
+from portraitmatting.distributed.crash_counter import Attempts  # noqa: E402
 from portraitmatting.distributed.report import Report, Summary  # noqa: E402
+from portraitmatting.distributed.storage import find_storage  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
-PLAIN = Style(foreground="none")
+PLAIN = ResultOptions(foreground="none")
 KINDS = ("alpha", "rgba")
 
 
@@ -76,15 +76,15 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """Twelve crops of real pictures, each of its own width, in a tree of odd names, and a file
-    that is no picture."""
+    """Twelve crops of real images, each of its own width, in a tree of odd names, and a file
+    that is no image."""
     names = [f"{folder}/{index}.jpg" for folder in ("Jörg & Ann", "x.y/z") for index in range(5)]
     astronaut = read_image(EXAMPLES / "astronaut.jpg").pixels
     for index, name in enumerate(["a.webp", "no utf-8 \udcff.png", *names]):
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, astronaut[20 + index : 170, 140 : 240 + index])
-    (tmp_path / "photos" / "x.y" / "bad.png").write_text("no picture")
+    (tmp_path / "photos" / "x.y" / "bad.png").write_text("no image")
     return tmp_path / "photos"
 
 
@@ -92,13 +92,15 @@ def photos(tmp_path) -> Path:
 def workerlike(two_cores, checkpoint, one_thread) -> Callable[..., worker.Worker]:
     """Makes a worker of this process."""
 
-    def make(source: str, output: str, attempts: Attempts, style: Style = PLAIN) -> worker.Worker:
+    def make(
+        source: str, output: str, attempts: Attempts, style: ResultOptions = PLAIN
+    ) -> worker.Worker:
         calls = SimpleNamespace(
             begin=SimpleNamespace(remote=lambda key: ray.put(attempts.begin(key))),
             end=SimpleNamespace(remote=lambda key: ray.put(attempts.end(key))),
         )
         orders = worker.Orders(
-            find_place(source), find_place(output), plan_results("", KINDS), style,
+            find_storage(source), find_storage(output), plan_results("", KINDS), style,
             ray.put(load_model(checkpoint)), calls, 64, "fp32", 1, 1, "cpu",
         )  # fmt: skip
         return worker.Worker(orders)
@@ -133,19 +135,19 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     two_cores, photos, checkpoint, one_thread, tmp_path, monkeypatch, capsys
 ):
     output, mark = tmp_path / "out", tmp_path / "killed"
-    matte_many = many.matte_many
+    matte_storage = many.matte_storage
 
     def deadly(source, output, plan, style, **options):
         style = DeadlyStyle(style.foreground, style.background, width=106, mark=str(mark))
-        return matte_many(source, output, plan, style, **options)
+        return matte_storage(source, output, plan, style, **options)
 
-    monkeypatch.setattr(many, "matte_many", deadly)
+    monkeypatch.setattr(many, "matte_storage", deadly)
     options = ("--checkpoint", checkpoint, "--foreground", "none", "--preset", "fast")
     assert call(photos, output, *options) == FAILED
     assert mark.exists()
     said = capsys.readouterr().out
     assert "12 done, 0 skipped, 1 failed\n" in said
-    assert f"failed: {photos / 'x.y' / 'bad.png'}: text, not a picture" in said
+    assert f"failed: {photos / 'x.y' / 'bad.png'}: text, not an image" in said
 
     plan = plan_folder(photos, tmp_path / "same", KINDS)
     matte_folder(plan, Predictor(load_model(checkpoint), preset="fast"), PLAIN)
@@ -176,7 +178,7 @@ def test_an_object_store_gets_what_the_folder_job_writes(photos, checkpoint, wor
 
     assert [os.fsdecode(row["source"]) for row in rows] == list(sources)
     assert [row["outcome"] for row in rows] == ["done", "done", "failed", "failed"]
-    assert "/photos/x.y/bad.png: text, not a picture" in rows[2]["reason"]
+    assert "/photos/x.y/bad.png: text, not an image" in rows[2]["reason"]
     assert "/photos/x.y/gone.png: cannot be opened" in rows[3]["reason"]
     matte_folder(plan_folder(photos, tmp_path), Predictor(load_model(checkpoint)), PLAIN)
     for name in "a.png", "x.y/z/3.png":
@@ -189,8 +191,8 @@ def test_an_object_store_gets_what_the_folder_job_writes(photos, checkpoint, wor
     memory.rm("/photos", recursive=True)
 
 
-def test_a_picture_that_kills_workers_is_given_up_and_no_other(photos, workerlike, tmp_path):
-    class Dies(Style):
+def test_an_image_that_kills_workers_is_given_up_and_no_other(photos, workerlike, tmp_path):
+    class Dies(ResultOptions):
         def results(self, matte, kinds, bits):
             if matte.alpha.shape[1] == 104:
                 raise KeyboardInterrupt  # what the worker does not catch ends it
@@ -207,8 +209,8 @@ def test_a_picture_that_kills_workers_is_given_up_and_no_other(photos, workerlik
     assert "Ann/2.jpg: a worker died at it 2 times" in rows[2]["reason"]
 
 
-def test_an_error_nobody_thought_of_fails_pictures_and_not_the_job(photos, workerlike, tmp_path):
-    class Odd(Style):
+def test_an_error_nobody_thought_of_fails_images_and_not_the_job(photos, workerlike, tmp_path):
+    class Odd(ResultOptions):
         def results(self, matte, kinds, bits):
             raise TypeError("odd")
 
@@ -223,18 +225,18 @@ def test_a_full_disk_stops_the_job(photos, workerlike, tmp_path, monkeypatch):
     def full(self, path, data):
         raise OSError(28, "No space left on device", path)
 
-    monkeypatch.setattr("portraitmatting.distributed.places.Place.write", full)
+    monkeypatch.setattr("portraitmatting.distributed.storage.Storage.write", full)
     rows = matte(block("a.webp", "x.y/z/3.jpg"))
     assert set(rows["outcome"].to_pylist()) == {"stopped"}
     monkeypatch.undo()
-    with Report(find_place(str(tmp_path)), Summary()) as report:
+    with Report(find_storage(str(tmp_path)), Summary()) as report:
         report.add(rows)
     assert "No space left on device" in report.summary.stopped
     assert report.summary.done == report.summary.failed == 0
 
 
 def handed_out(monkeypatch, tmp_path, told: Callable[[list], Iterator]) -> Summary:
-    """A job of 40 pictures whose workers say what `told` makes of true rows, block by block."""
+    """A job of 40 images whose workers say what `told` makes of true rows, block by block."""
     todo = block(*map(str, range(40))).drop_columns("block")
 
     def rows(pictures) -> Iterator["pa.Table"]:
@@ -247,24 +249,24 @@ def handed_out(monkeypatch, tmp_path, told: Callable[[list], Iterator]) -> Summa
             made.append(pa.Table.from_pylist(rows, worker.ROWS))
         yield from told(made)
 
-    # The pictures as they are handed out, without workers.
+    # The images as they are handed out, without workers.
     monkeypatch.setattr(ray.data.Dataset, "map_batches", lambda self, *a, **k: self)
     monkeypatch.setattr(job, "_rows", rows)
-    place = find_place(str(tmp_path))
+    place = find_storage(str(tmp_path))
     orders = SimpleNamespace(source=place, cores=1)
     with Report(place, Summary()) as report:
         job.hand_out(todo, orders, 2, 0, report, progress=False)
     return report.summary
 
 
-def test_every_picture_is_handed_out_once(two_cores, monkeypatch, tmp_path):
+def test_every_image_is_handed_out_once(two_cores, monkeypatch, tmp_path):
     summary = handed_out(monkeypatch, tmp_path, iter)
     assert (summary.done, summary.worker_seconds, summary.cpu_seconds) == (40, 20, 10)
     assert {row["source"] for row in table(tmp_path / "report.csv")} == set(map(str, range(40)))
     assert len(table(tmp_path / "report.csv")) == 40
 
 
-def test_pictures_of_which_no_worker_tells_have_failed(two_cores, monkeypatch, tmp_path):
+def test_images_of_which_no_worker_tells_have_failed(two_cores, monkeypatch, tmp_path):
     summary = handed_out(monkeypatch, tmp_path, lambda made: iter(made[1:]))
     assert (summary.done, summary.failed) == (38, 2)
     assert summary.reasons[1] == f"{tmp_path}/1: no worker has told what became of it: run again"
@@ -283,7 +285,7 @@ def test_ctrl_c_keeps_the_rows_so_far(two_cores, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("count, workers", [(1, 8), (7, 2), (1000, 2), (9999, 3)])
-def test_blocks_hold_every_picture_once_and_travel_light(count, workers):
+def test_blocks_hold_every_image_once_and_travel_light(count, workers):
     todo = block(*(f"{index:04}.jpg" for index in range(count))).drop_columns("block")
     blocks = job._blocks(todo, workers)
     assert pa.concat_tables(blocks).drop_columns("block").equals(todo)
@@ -368,4 +370,4 @@ def test_a_summary_shows_the_first_failures_and_counts_the_rest():
     assert lines[0] == "1 done, 2 skipped, 30 failed"
     assert lines[1:21] == ["failed: a: bad"] * 20
     assert lines[21] == "failed: 10 more, see failures.csv"
-    assert lines[22].startswith("per picture: 1.000 worker seconds")
+    assert lines[22].startswith("per image: 1.000 worker seconds")

@@ -14,8 +14,8 @@ from portraitmatting.checkpoint import (
     sha256,
 )
 from portraitmatting.cli import FAILED
+from portraitmatting.commands.doctor import main
 from portraitmatting.doctor import environment, machine, shelves
-from portraitmatting.doctor.__main__ import main
 from portraitmatting.doctor.finding import Finding
 
 if sys.version_info >= (3, 11):
@@ -30,12 +30,12 @@ def wrongs(findings) -> list[str]:
 
 def test_a_report_and_its_exit_code(monkeypatch, capsys):
     sick = [Finding("torch", "2.6"), Finding("opencv", "none", "cannot be\nimported")]
-    monkeypatch.setattr("portraitmatting.doctor.__main__.examine", lambda: sick)
+    monkeypatch.setattr("portraitmatting.commands.doctor.examine", lambda: sick)
     assert main([]) == FAILED
     assert capsys.readouterr().out == (
         "torch   2.6\nopencv  none\n\n1 wrong\n- cannot be\\nimported\n"
     )
-    monkeypatch.setattr("portraitmatting.doctor.__main__.examine", lambda: sick[:1])
+    monkeypatch.setattr("portraitmatting.commands.doctor.examine", lambda: sick[:1])
     assert main([]) == 0
     assert capsys.readouterr().out == "torch  2.6\n\nnothing wrong\n"
 

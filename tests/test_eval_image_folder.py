@@ -18,11 +18,11 @@ from conftest import ROOT
 from portraitmatting import ModelConfig, PortraitMatting, read_image, write_image
 from portraitmatting.checkpoint import DEFAULT, CheckpointInfo, load_model, save_checkpoint
 from portraitmatting.cli import run
+from portraitmatting.commands.folder import main, parser
 from portraitmatting.device import choose_device
-from portraitmatting.folder.__main__ import main, parser
 from portraitmatting.folder.job import Summary, matte_folder
 from portraitmatting.folder.plan import plan_folder
-from portraitmatting.folder.style import Style
+from portraitmatting.folder.results import ResultOptions
 from portraitmatting.predictor import Predictor
 
 SCRIPT = ROOT / "eval_image_folder.py"
@@ -39,7 +39,7 @@ def checkpoint(tmp_path_factory) -> str:
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch) -> Path:
-    """Two pictures, beside which the script runs."""
+    """Two images, beside which the script runs."""
     monkeypatch.chdir(tmp_path)
     fill(tmp_path / "photos", "a.jpg", "sub/b.png")
     return tmp_path / "photos"
@@ -75,7 +75,7 @@ def test_a_newcomers_call_gives_mattes_and_cut_outs(photos, checkpoint, capsys):
     }
     assert read_image("mattes/rgba/a.png").pixels.shape == (40, 48, 3)
     assert out == "2 done, 0 skipped, 0 failed\nresults in mattes\n"
-    assert re.search(r"^2 pictures, cpu \(\d+ threads?\), fp32, short side 32$", err, re.MULTILINE)
+    assert re.search(r"^2 images, cpu \(\d+ threads?\), fp32, short side 32$", err, re.MULTILINE)
     assert call("photos", "--checkpoint", checkpoint) == 0
     assert capsys.readouterr().out.startswith("0 done, 2 skipped, 0 failed\n")
 
@@ -110,12 +110,12 @@ def test_every_option_is_heard(photos, checkpoint, capsys, monkeypatch):
         Path("results"),
     )
     assert (plan.kinds, plan.suffix, plan.bits) == (("composite", "foreground"), ".tiff", 16)
-    assert heard["style"] == Style("fast", "blur:0.05")
+    assert heard["style"] == ResultOptions("fast", "blur:0.05")
     assert (predictor.short_side, predictor.dtype) == (32, torch.bfloat16)
     assert predictor.model.config == ModelConfig.tiny()
     assert (heard["batch_size"], heard["workers"], heard["overwrite"]) == (3, 5, True)
     assert heard["progress"]
-    assert "1 picture, cpu" in capsys.readouterr().err
+    assert "1 image, cpu" in capsys.readouterr().err
 
 
 def test_options_left_out_are_left_to_the_library(photos, checkpoint, monkeypatch):
@@ -142,8 +142,8 @@ def actions() -> dict[str, object]:
         ("output", plan_folder, "output"),
         ("kinds", plan_folder, "kinds"),
         ("image_format", plan_folder, "image_format"),
-        ("foreground", Style, "foreground"),
-        ("background", Style, "background"),
+        ("foreground", ResultOptions, "foreground"),
+        ("background", ResultOptions, "background"),
         ("device", choose_device, "name"),
         ("workers", matte_folder, "workers"),
     ],

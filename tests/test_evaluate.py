@@ -13,19 +13,19 @@ from PIL import Image
 from portraitmatting import metrics
 from portraitmatting.checkpoint import CheckpointInfo, save_checkpoint
 from portraitmatting.cli import run
+from portraitmatting.commands.evaluate import main
 from portraitmatting.errors import ImageError, PortraitmattingError
 from portraitmatting.evaluate import (
-    Contestant,
+    MattingMethod,
     evaluate,
     find_benchmark,
     from_checkpoint,
     from_folder,
     from_predictor,
 )
-from portraitmatting.evaluate.__main__ import main
 from portraitmatting.evaluate.benchmark import read_alpha
-from portraitmatting.evaluate.contact_sheet import draw_contact_sheet, error_picture
-from portraitmatting.evaluate.resampling import bootstrap_interval, paired_p_value
+from portraitmatting.evaluate.bootstrap import bootstrap_interval, paired_p_value
+from portraitmatting.evaluate.contact_sheet import draw_contact_sheet, error_image
 from portraitmatting.evaluate.table import format_report
 from portraitmatting.trimap import draw_trimap, unknown_region
 
@@ -55,19 +55,19 @@ def fill(root, names, image="image", alpha="alpha", trimap=None):
 
 @pytest.fixture
 def plain(tmp_path):
-    """A benchmark of three pictures."""
+    """A benchmark of three images."""
     fill(tmp_path / "bench", ["a", "b", "c"])
     return tmp_path / "bench"
 
 
 def shifted(by):
-    """A contestant that adds `by` grey levels to the truth."""
+    """A method that adds `by` grey levels to the truth."""
 
     def matte(sample, image):
         levels = np.asarray(Image.open(sample.truth)).astype(int) + by
         return np.clip(levels, 0, 255).astype(np.float32) / np.float32(255)
 
-    return Contestant(f"shifted {by}", matte, {"by": str(by)})
+    return MattingMethod(f"shifted {by}", matte, {"by": str(by)})
 
 
 # ---------------------------------------------------------------- folders
@@ -124,7 +124,7 @@ def test_folder_mistakes_are_named(tmp_path):
         find_benchmark(tmp_path)
     (tmp_path / "image").mkdir()
     (tmp_path / "alpha").mkdir()
-    with pytest.raises(PortraitmattingError, match="image: holds no pictures"):
+    with pytest.raises(PortraitmattingError, match="image: holds no images"):
         find_benchmark(tmp_path)
     fill(tmp_path, ["a", "b", "c"])
     (tmp_path / "alpha" / "b.png").unlink()
@@ -161,7 +161,7 @@ def test_mattes_of_any_depth_are_read_exactly(tmp_path):
 
 def test_what_is_no_matte_is_refused(tmp_path):
     save(tmp_path / "photo.png", np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8))
-    with pytest.raises(ImageError, match=r"photo\.png: a colour picture"):
+    with pytest.raises(ImageError, match=r"photo\.png: a colour image"):
         read_alpha(tmp_path / "photo.png")
     (tmp_path / "text.png").write_text("hello")
     with pytest.raises(ImageError, match=r"text\.png: "):
@@ -215,14 +215,14 @@ def test_what_cannot_be_scored_is_listed_and_the_rest_goes_on(plain):
         save(mattes / f"{name}.png", disc(10))
     save(mattes / "a.png", disc(10, (10, 10)))
     report = evaluate(plain, [from_folder("tool", mattes), shifted(1)])
-    assert [(row.contestant, row.image) for row in report.rows] == [
+    assert [(row.method, row.image) for row in report.rows] == [
         ("shifted 1", "a"),
         ("tool", "b"),
         ("shifted 1", "b"),
         ("shifted 1", "c"),
     ]
     reasons = {failure.image: failure.reason for failure in report.failures}
-    assert "the matte by tool is 10x10, its picture 32x24" in reasons["a"]
+    assert "the matte by tool is 10x10, its image 32x24" in reasons["a"]
     assert "no matte" in reasons["c"]
 
     save(plain / "alpha" / "a.png", disc(10, (10, 10)))
@@ -251,8 +251,8 @@ def test_folders_may_be_flat_or_a_tree_and_hold_cutouts(tmp_path):
     save(tmp_path / "tree" / "two" / "b.png", disc(13))
     save(tmp_path / "flat" / "a.png", disc(10))
     save(tmp_path / "flat" / "b.png", disc(13))
-    contestants = [from_folder(name, tmp_path / name) for name in ("tree", "flat")]
-    report = evaluate(tmp_path / "bench", contestants)
+    methods = [from_folder(name, tmp_path / name) for name in ("tree", "flat")]
+    report = evaluate(tmp_path / "bench", methods)
     assert len(report.rows) == 4
     assert all(row.scores["SAD"] == 0 for row in report.rows)
     with pytest.raises(PortraitmattingError, match="no mattes found for x"):
@@ -263,7 +263,7 @@ def test_clips_get_dtssd(tmp_path):
     fill(tmp_path, [f"{clip}/{frame}" for clip in "pq" for frame in range(8, 12)])
     rng = np.random.default_rng(5)
     noise = {f"{clip}/{f}": int(rng.integers(0, 60)) for clip in "pq" for f in range(8, 12)}
-    noisy = Contestant("noisy", lambda s, i: shifted(noise[s.name]).matte(s, i), {})
+    noisy = MattingMethod("noisy", lambda s, i: shifted(noise[s.name]).matte(s, i), {})
     report = evaluate(tmp_path, [noisy], video=True)
     for clip in "pq":
         rows = [row for row in report.rows if row.image.startswith(clip)]
@@ -288,7 +288,7 @@ def test_a_lost_frame_breaks_the_succession(tmp_path):
 def test_wrong_arguments_are_named(plain):
     with pytest.raises(PortraitmattingError, match="nothing to score"):
         evaluate(plain, [])
-    with pytest.raises(PortraitmattingError, match="two contestants are called shifted 1"):
+    with pytest.raises(PortraitmattingError, match="two methods are called shifted 1"):
         evaluate(plain, [shifted(1), shifted(1)])
     with pytest.raises(PortraitmattingError, match="border"):
         evaluate(plain, [shifted(1)], ["border"])
@@ -348,20 +348,20 @@ def test_p_value_by_random_patterns_agrees_with_all_of_them():
     assert paired_p_value(np.zeros(40)) == 1
 
 
-def test_comparisons_are_second_minus_first_over_common_pictures(plain):
+def test_comparisons_are_second_minus_first_over_common_images(plain):
     mattes = plain.parent / "mattes"
     for name, centre in (("a", 10), ("b", 14)):
         save(mattes / f"{name}.png", disc(centre))
     report = evaluate(plain, [shifted(100), from_folder("tool", mattes)])
     found = {c.metric: c for c in report.comparisons()}
     assert list(found) == list(metrics.METRICS)
-    sad = {(row.contestant, row.image): row.scores["SAD"] for row in report.rows}
+    sad = {(row.method, row.image): row.scores["SAD"] for row in report.rows}
     gaps = [sad["tool", name] - sad["shifted 100", name] for name in "ab"]
     assert found["SAD"].difference == pytest.approx(np.mean(gaps))
     assert (found["SAD"].first, found["SAD"].second) == ("shifted 100", "tool")
     assert found["SAD"].count == 2
     assert found["SAD"].p_value == slow_p_value(gaps)
-    means = {(m.contestant, m.metric): m for m in report.means()}
+    means = {(m.method, m.metric): m for m in report.means()}
     assert means["shifted 100", "SAD"].count == 3
     assert means["tool", "SAD"].mean == pytest.approx(np.mean([sad["tool", n] for n in "ab"]))
 
@@ -382,7 +382,7 @@ def test_csv_and_json_say_what_the_report_says(plain, tmp_path):
     assert content["images"][0]["scores"]["dtSSD"] is None
     assert content["means"][0]["mean"] == report.means()[0].mean
     assert content["comparisons"][0]["p_value"] == report.comparisons()[0].p_value
-    assert content["protocol"]["contestants"]["shifted 9"] == {"by": "9"}
+    assert content["protocol"]["methods"]["shifted 9"] == {"by": "9"}
     with pytest.raises(PortraitmattingError, match="cannot be written"):
         report.write_csv(tmp_path / "missing" / "s.csv")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
@@ -402,12 +402,12 @@ def test_the_text_shows_scores_intervals_differences_and_protocol(plain):
 
 def test_the_worst_cases_come_first_and_only_so_many(plain):
     offsets = {"a": 20, "b": 60, "c": 40}
-    uneven = Contestant("uneven", lambda s, i: shifted(offsets[s.name]).matte(s, i), {})
+    uneven = MattingMethod("uneven", lambda s, i: shifted(offsets[s.name]).matte(s, i), {})
     failing = from_folder("failing", plain / "alpha")
     report = evaluate(plain, [uneven, failing], worst=2)
     assert [case.title.split()[0] for case in report.worst] == ["b", "c"]
     assert [caption for caption, _ in report.worst[0].tiles] == [
-        "picture",
+        "image",
         "truth",
         "uneven",
         "error",
@@ -436,7 +436,7 @@ def test_a_failed_matte_has_its_place_on_the_sheet(plain):
 
 
 def test_errors_are_red_for_too_much_and_blue_for_too_little():
-    picture = error_picture(np.array([[1.0, 0.0, 0.5]]), np.array([[0.0, 1.0, 0.5]]))
+    picture = error_image(np.array([[1.0, 0.0, 0.5]]), np.array([[0.0, 1.0, 0.5]]))
     red, blue, white = picture[0].astype(int)
     assert red[0] > red[2] and blue[2] > blue[0] and white.tolist() == [255, 255, 255]
 
@@ -472,11 +472,11 @@ def test_command_line_scores_checkpoints_and_mattes_side_by_side(call, plain, ch
         *("--contact-sheet", tmp_path / "sheet.png", "--worst", 2),
     )
     assert code == 0
-    assert "plain: image/ with alpha/, 3 pictures" in out
+    assert "plain: image/ with alpha/, 3 images" in out
     assert "truth minus tiny@32, whole" in out
     protocol = json.loads((tmp_path / "s.json").read_text())["protocol"]
-    assert list(protocol["contestants"]) == ["tiny@32", "tiny@64", "truth"]
-    facts = protocol["contestants"]["tiny@64"]
+    assert list(protocol["methods"]) == ["tiny@32", "tiny@64", "truth"]
+    facts = protocol["methods"]["tiny@64"]
     assert facts["short side"] == "64" and facts["precision"] == "float32"
     assert facts["checkpoint"] == "tiny.safetensors" and len(facts["sha256"]) == 64
     assert len((tmp_path / "s.csv").read_text().splitlines()) == 1 + 3 * 3 * 2
@@ -508,7 +508,7 @@ def test_command_line_exits_1_if_anything_failed(call, plain):
         (["{plain}", "--checkpoint", "none.safetensors"], "none.safetensors"),
         (["{plain}", "--csv", "missing/folder/s.csv"], "no such folder"),
         (["{plain}", "--checkpoint", "{checkpoint}", "--short-side", "250"], "multiple of 32"),
-        (["{plain}", "--checkpoint", "{checkpoint}", "{checkpoint}"], "two contestants"),
+        (["{plain}", "--checkpoint", "{checkpoint}", "{checkpoint}"], "two methods"),
         (["{plain}", "--checkpoint", "{checkpoint}", "--device", "abacus"], "abacus"),
     ],
 )
@@ -520,6 +520,6 @@ def test_command_line_mistakes_are_one_line(call, plain, checkpoint, arguments, 
 
 
 def test_checkpoints_may_be_named(checkpoint):
-    contestant = from_checkpoint(str(checkpoint), name="mine", short_side=32, device="cpu")
-    assert contestant.name == "mine" and contestant.facts["short side"] == "32"
+    method = from_checkpoint(str(checkpoint), name="mine", short_side=32, device="cpu")
+    assert method.name == "mine" and method.facts["short side"] == "32"
     assert from_checkpoint(str(checkpoint), device="cpu").name == "tiny"

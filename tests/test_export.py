@@ -22,7 +22,7 @@ from portraitmatting import (
     write_image,
 )
 from portraitmatting.checkpoint import CheckpointInfo, load_network, save_checkpoint
-from portraitmatting.model import Prediction
+from portraitmatting.modeling.model import Prediction
 from portraitmatting.onnx_export import export_onnx
 from portraitmatting.onnx_model import OnnxModel, choose_providers
 
@@ -332,7 +332,7 @@ def test_the_predictor_does_not_import_onnx():
 
 
 def test_the_command_line_writes_proves_and_names_the_source(model, tmp_path, monkeypatch, capsys):
-    from portraitmatting import export
+    from portraitmatting.commands import export
 
     source = tmp_path / "small.safetensors"
     save_checkpoint(source, model, INFO)

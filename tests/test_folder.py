@@ -24,14 +24,14 @@ from portraitmatting import (
 )
 from portraitmatting.folder import job as job_module
 from portraitmatting.folder import plan as plan_module
-from portraitmatting.folder import style as style_module
+from portraitmatting.folder import results as style_module
 from portraitmatting.folder.job import Summary, matte_folder
 from portraitmatting.folder.journal import NAME, Journal
 from portraitmatting.folder.plan import KINDS, plan_folder
-from portraitmatting.folder.style import Style
+from portraitmatting.folder.results import ResultOptions
 from portraitmatting.foreground import METHODS
 
-PLAIN = Style(foreground="none")
+PLAIN = ResultOptions(foreground="none")
 """Nothing to compile or estimate."""
 
 
@@ -64,7 +64,7 @@ def pixels(shape: tuple[int, int] = (20, 24), dtype: type = np.uint8, seed: int 
 
 
 def fill(folder: Path, *names: str) -> None:
-    """Pictures that differ from each other."""
+    """Images that differ from each other."""
     for seed, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_image(folder / name, pixels(seed=seed))
@@ -81,7 +81,7 @@ def run(photos, output, predictor) -> Callable[..., Summary]:
     """The job from `photos` to `output`, alpha only unless said otherwise."""
 
     def go(
-        *kinds: str, predictor: Predictor = predictor, style: Style = PLAIN, **options
+        *kinds: str, predictor: Predictor = predictor, style: ResultOptions = PLAIN, **options
     ) -> Summary:
         planned = {key: options.pop(key) for key in ("image_format", "bits") if key in options}
         plan = plan_folder(photos, output, kinds or ("alpha",), **planned)
@@ -143,7 +143,7 @@ def test_names_that_differ_in_case_are_one_on_some_systems(photos, output, monke
 
 
 def test_places_that_cannot_be(photos, output, tmp_path):
-    assert "no pictures found" in refusal(photos, output)
+    assert "no images found" in refusal(photos, output)
     assert "no such file or folder" in refusal(photos / "nowhere", output)
     fill(photos, "a.png")
     assert "is the input folder too" in refusal(photos, photos)
@@ -203,7 +203,7 @@ def test_every_kind_in_one_run(photos, output, predictor, run, image_format, bit
     write_image(photos / "eight.png", pixels(shapes["eight"]))
     write_image(photos / "sixteen.png", pixels(shapes["sixteen"], np.uint16))
     kinds = [kind for kind in KINDS if image_format != "jpg" or kind != "rgba"]
-    style = Style(foreground="none", background="#ff0000")
+    style = ResultOptions(foreground="none", background="#ff0000")
     assert run(*kinds, style=style, image_format=image_format, bits=bits).done == 2
     # JPEG changes values a little, and 8 bits round.
     slack = 40 if image_format == "jpg" else 1
@@ -253,7 +253,7 @@ def test_exif_orientation_is_applied(photos, output, run):
 
 
 def unusual(folder: Path) -> None:
-    """Pictures of every odd kind, which can be read."""
+    """Images of every odd kind, which can be read."""
     rgb = Image.fromarray(pixels())
     rgb.convert("CMYK").save(folder / "cmyk.jpg")
     rgb.convert("P").save(folder / "palette.png")
@@ -268,12 +268,12 @@ def unusual(folder: Path) -> None:
 
 
 def broken(folder: Path) -> None:
-    """Files that are no pictures, or no longer."""
+    """Files that are no images, or no longer."""
     whole = io.BytesIO()
     Image.fromarray(pixels((64, 64))).save(whole, "JPEG")
     (folder / "truncated.jpg").write_bytes(whole.getvalue()[:1500])
     (folder / "empty.png").write_bytes(b"")
-    (folder / "text.jpg").write_text("This is no picture.\n")
+    (folder / "text.jpg").write_text("This is no image.\n")
     (folder / "page.jpeg").write_text("<!DOCTYPE html><html></html>")
     (folder / "noise.tiff").write_bytes(bytes(range(256)))
 
@@ -331,9 +331,9 @@ def test_the_foreground_is_estimated_once_and_only_where_needed(photos, run, mon
 
     monkeypatch.setattr(style_module, "estimate_foreground", estimate)
     fill(photos, "a.png")
-    run("alpha", style=Style("ml"))
+    run("alpha", style=ResultOptions("ml"))
     assert calls == []
-    run(*KINDS, style=Style("ml"))
+    run(*KINDS, style=ResultOptions("ml"))
     assert calls == [(4, 4, 3), (20, 24, 3)]  # the first one loads pymatting
 
 
@@ -343,14 +343,14 @@ def test_every_method_works_and_leaves_pytorch_its_threads(photos, output, run, 
     before = torch.get_num_threads()
     torch.set_num_threads(before + 2)  # numba, which pymatting uses, would set its own number
     try:
-        assert run("rgba", style=Style(method)).done == 1
+        assert run("rgba", style=ResultOptions(method)).done == 1
         assert torch.get_num_threads() == before + 2
     finally:
         torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ValueError("did not converge")])
-def test_a_picture_that_defeats_the_foreground_is_told(photos, output, run, monkeypatch, error):
+def test_an_image_that_defeats_the_foreground_is_told(photos, output, run, monkeypatch, error):
     def estimate(image, alpha, method):
         if image.shape == (30, 30, 3):
             raise error
@@ -366,9 +366,9 @@ def test_a_picture_that_defeats_the_foreground_is_told(photos, output, run, monk
 
 def test_styles_that_cannot_be():
     with pytest.raises(PortraitmattingError, match="foreground method 'best': use one of ml"):
-        Style(foreground="best")
+        ResultOptions(foreground="best")
     with pytest.raises(PortraitmattingError, match="no-such"):
-        Style(background="no-such.png")
+        ResultOptions(background="no-such.png")
 
 
 # Batches, threads and memory
@@ -395,8 +395,8 @@ def test_batches_are_batches(photos, output, predictor, run, monkeypatch):
     np.testing.assert_allclose(found, expected, atol=0.6 / 255)
 
 
-def test_pictures_do_not_wait_for_company_for_ever(photos, run, monkeypatch):
-    """As many sizes as pictures: what waits must not grow with the folder."""
+def test_images_do_not_wait_for_company_for_ever(photos, run, monkeypatch):
+    """As many sizes as images: what waits must not grow with the folder."""
     most, batch_size = 0, 2
     for index in range(12):
         write_image(photos / f"{index:02}.png", pixels((4, 4 + 4 * index)))
@@ -451,7 +451,7 @@ def test_a_batch_size_of_nothing_is_refused(photos, run):
             run(**wrong)
 
 
-def test_a_picture_too_large_for_memory_is_told_and_the_others_go_on(photos, run, monkeypatch):
+def test_an_image_too_large_for_memory_is_told_and_the_others_go_on(photos, run, monkeypatch):
     fill(photos, "a.png", "b.png")
     write_image(photos / "long.png", pixels((10, 40)))
     forward = PortraitMatting.forward
@@ -526,12 +526,12 @@ def test_other_settings_redo_what_they_change(photos, output, run, model, tmp_pa
         assert redone(run, output, *KINDS, predictor=predictor) == everything
     assert redone(run, output, *KINDS) == everything  # back again
     assert redone(run, output, *KINDS, bits=16) == everything
-    assert redone(run, output, *KINDS, bits=16, style=Style("fast")) == colours
-    style = Style("fast", "blue")
+    assert redone(run, output, *KINDS, bits=16, style=ResultOptions("fast")) == colours
+    style = ResultOptions("fast", "blue")
     assert redone(run, output, *KINDS, bits=16, style=style) == {"composite/a.png"}
     backdrop = tmp_path / "backdrop.png"
     write_image(backdrop, pixels())
-    style = Style("fast", str(backdrop))
+    style = ResultOptions("fast", str(backdrop))
     assert redone(run, output, *KINDS, bits=16, style=style) == {"composite/a.png"}
     assert redone(run, output, *KINDS, bits=16, style=style) == set()
     os.utime(backdrop, ns=(0, 10**18))
@@ -632,7 +632,7 @@ def test_a_result_that_has_no_place_is_told(photos, output, run):
 
 
 def no_space_after(monkeypatch, count: int, number: int) -> None:
-    """The disk takes `count` more pictures, and half of another."""
+    """The disk takes `count` more images, and half of another."""
     write_bytes, left = Path.write_bytes, [count]
 
     def limited(path: Path, data: bytes) -> int:
@@ -735,7 +735,7 @@ def test_the_bar_counts_what_is_to_do(photos, run, monkeypatch):
     run(progress=True)
     last = terminal.getvalue().split("\r")[-1]
     assert "3/3" in last  # and not 5/5: what is skipped would make its rate a lie
-    assert "pictures/s" in last
+    assert "images/s" in last
     assert "<" in last  # the time left
 
 

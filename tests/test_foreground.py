@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portraitmatting import foreground
-from portraitmatting.depth import to_depth
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.foreground import METHODS, blur_fusion, estimate_foreground, fusion_windows
+from portraitmatting.images.pixels import to_dtype
 
 DTYPES = [np.uint8, np.uint16, np.float32, np.float64]
 
@@ -45,7 +45,7 @@ def test_colours_at_the_edge_come_near_the_true_ones(method, better):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_depth_and_opaque_pixels_are_kept(method, dtype):
     image, alpha, _ = scene(40, 50)
-    image = to_depth(image, dtype)
+    image = to_dtype(image, dtype)
     estimate = estimate_foreground(image, alpha.astype(np.float64), method)
     assert estimate.dtype == dtype
     assert estimate.shape == image.shape
@@ -150,14 +150,14 @@ def test_blur_fusion_takes_any_layout_and_depth():
     assert torch.allclose(half.float(), expected, atol=4e-3)
 
 
-def test_far_from_everything_the_colours_are_the_pictures():
+def test_far_from_everything_the_colours_are_the_images():
     image = torch.rand(1, 3, 20, 20, generator=torch.Generator().manual_seed(0))
     for level in (0.0, 1.0):
         estimate = blur_fusion(image, torch.full((1, 1, 20, 20), level))
         assert torch.allclose(estimate, image, atol=1e-4)
 
 
-def test_windows_grow_with_the_picture():
+def test_windows_grow_with_the_image():
     assert fusion_windows(1, 1) == (7, 3)
     assert fusion_windows(1080, 1920) == fusion_windows(1920, 1080) == (135, 19)
     assert all(window % 2 for size in range(1, 4000, 37) for window in fusion_windows(size, 9999))

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from portraitmatting import images
 from portraitmatting.errors import ImageError
-from portraitmatting.images import list_images, read_image, write_image
+from portraitmatting.images import files as images
+from portraitmatting.images.files import list_images, read_image, write_image
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 LOSSLESS = [".png", ".webp", ".tif", ".tiff"]
@@ -38,7 +38,7 @@ def saved(image, kind, **options):
     return buffer.getvalue()
 
 
-def read_bytes(tmp_path, data, name="picture.png"):
+def read_bytes(tmp_path, data, name="image.png"):
     path = tmp_path / name
     path.write_bytes(data)
     return read_image(path)
@@ -260,7 +260,7 @@ def truncated(kind, part=0.6, **options):
 HEAD_ONLY = saved(Image.fromarray(smooth()), "JPEG")[:20]
 BROKEN = {
     "empty": (b"", "empty .0 bytes."),
-    "text": (b"hello, I am a text", "text, not a picture"),
+    "text": (b"hello, I am a text", "text, not an image"),
     "html": (b"\n<!DOCTYPE html><html></html>", "HTML page"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
     "heic": (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC"),
@@ -286,9 +286,9 @@ BROKEN = {
 def test_a_broken_file_is_one_line_that_names_it(tmp_path, case):
     data, says = BROKEN[case]
     with pytest.raises(ImageError, match=says) as caught:
-        read_bytes(tmp_path, data, "my\npicture.jpg")
+        read_bytes(tmp_path, data, "my\nimage.jpg")
     message = str(caught.value)
-    assert "my\\npicture.jpg" in message
+    assert "my\\nimage.jpg" in message
     assert message.isprintable()
 
 
@@ -310,7 +310,7 @@ def test_a_decompression_bomb_is_refused_without_a_warning(tmp_path, monkeypatch
         read_bytes(tmp_path, data)
 
 
-def test_odd_exif_neither_warns_nor_costs_the_picture(tmp_path):
+def test_odd_exif_neither_warns_nor_costs_the_image(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for exif in (b"Exif\0\0II*\0\x08\0\0\0\x09\0", b"Exif\0\0garbage", b"Exif\0\0II*\0"):
@@ -320,7 +320,7 @@ def test_odd_exif_neither_warns_nor_costs_the_picture(tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_damage_anywhere_is_an_image_error_or_a_picture(tmp_path_factory, data):
+def test_damage_anywhere_is_an_image_error_or_an_image(tmp_path_factory, data):
     kind = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"]))
     content = bytearray(saved(Image.fromarray(smooth(12, 14)), kind))
     for _ in range(data.draw(st.integers(1, 6))):

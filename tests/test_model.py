@@ -8,18 +8,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_weights import GOLDEN, picture, weights
+from golden_weights import GOLDEN, image, weights
 from plain_network import PlainNetwork
 from portraitmatting import ModelConfig, PortraitMatting, PortraitmattingError
 from portraitmatting.checkpoint.author_keys import from_author_keys
-from portraitmatting.heads import fuse
+from portraitmatting.modeling.heads import fuse
 
 
 @pytest.mark.parametrize("size", [(64, 96), (224, 224), (256, 320)], ids=lambda s: f"{s[0]}x{s[1]}")
 def test_equals_the_authors_network(golden_model, size):
     golden = np.load(GOLDEN)
     with torch.inference_mode():
-        alpha, trimap_logits = golden_model(picture(*size))
+        alpha, trimap_logits = golden_model(image(*size))
     name = f"{size[0]}x{size[1]}"
     assert np.abs(alpha.numpy() - golden[f"alpha_{name}"]).max() < 1e-5
     assert np.abs(trimap_logits.numpy() - golden[f"trimap_logits_{name}"]).max() < 1e-5
@@ -29,7 +29,7 @@ def test_plain_network_equals_the_authors(author_state):
     golden, plain = np.load(GOLDEN), PlainNetwork().eval()
     plain.load_state_dict({k: v for k, v in author_state.items() if "index" not in k}, strict=False)
     with torch.inference_mode():
-        alpha, _ = plain(picture(64, 96))
+        alpha, _ = plain(image(64, 96))
     assert np.abs(alpha.numpy() - golden["alpha_64x96"]).max() < 1e-5
 
 
@@ -58,8 +58,8 @@ def test_equals_the_plain_network_at_any_size(tiny_pair, rows, columns, batch, s
     rng = np.random.default_rng(seed)
     images = torch.from_numpy(rng.random((batch, 3, 32 * rows, 32 * columns), dtype=np.float32))
     with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("portraitmatting.swin.STRIP", strip)
-        patch.setattr("portraitmatting.heads.STRIP", strip)
+        patch.setattr("portraitmatting.modeling.swin.STRIP", strip)
+        patch.setattr("portraitmatting.modeling.heads.STRIP", strip)
         for mine, theirs in zip(ours(images), plain(images), strict=True):
             assert mine.shape == theirs.shape
             torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)

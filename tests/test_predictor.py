@@ -1,4 +1,4 @@
-"""Pictures of any size and kind to mattes at their size."""
+"""Images of any size and kind to mattes at their size."""
 
 import copy
 import io
@@ -11,15 +11,15 @@ from PIL import Image
 from portraitmatting import PRESETS, ModelConfig, PortraitMatting, PortraitmattingError, Predictor
 from portraitmatting.checkpoint import CheckpointInfo
 from portraitmatting.device import describe_device
-from portraitmatting.heads import fuse
+from portraitmatting.guided_filter import refine
+from portraitmatting.modeling.heads import fuse
 from portraitmatting.predictor import Matte
-from portraitmatting.refine import refine
 from portraitmatting.transforms import network_size, to_tensor
 
 
 @pytest.fixture(scope="module")
 def lively_model() -> PortraitMatting:
-    """A tiny one, scaled so that its mattes hold 0, 1 and all between, and follow the picture."""
+    """A tiny one, scaled so that its mattes hold 0, 1 and all between, and follow the image."""
     torch.manual_seed(0)
     tiny_model = PortraitMatting(ModelConfig.tiny()).eval()
     with torch.no_grad():
@@ -61,7 +61,7 @@ def check(matte: Matte, height: int, width: int) -> None:
     ("height", "width"),
     [(1, 1), (8, 8), (15, 300), (300, 15), (1, 3000), (120, 90), (90, 120), (64, 96), (3000, 4000)],
 )
-def test_a_matte_has_its_pictures_size(predictor, rng, height, width):
+def test_a_matte_has_its_images_size(predictor, rng, height, width):
     check(predictor.predict(rng.integers(0, 256, (height, width, 3), np.uint8)), height, width)
 
 
@@ -81,7 +81,7 @@ def test_a_matte_is_what_the_network_says(predictor, photo):
         assert matte.trimap[row, column] == [0, 128, 255][there]
 
 
-def test_all_depths_of_a_picture_give_one_matte(predictor, photo):
+def test_all_depths_of_an_image_give_one_matte(predictor, photo):
     expected = predictor.predict(photo).alpha
     for image in (
         photo.astype(np.uint16) * 257,
@@ -94,14 +94,14 @@ def test_all_depths_of_a_picture_give_one_matte(predictor, photo):
         assert np.abs(matte.alpha - expected).mean() < 5e-3
 
 
-def test_grey_pictures_are_rgb_with_equal_channels(predictor, photo):
+def test_grey_images_are_rgb_with_equal_channels(predictor, photo):
     grey = photo[:, :, 0]
     expected = predictor.predict(np.dstack([grey] * 3)).alpha
     np.testing.assert_array_equal(predictor.predict(grey).alpha, expected)
     np.testing.assert_array_equal(predictor.predict(grey[:, :, None]).alpha, expected)
 
 
-def test_views_and_read_only_pictures_are_fine(predictor, photo):
+def test_views_and_read_only_images_are_fine(predictor, photo):
     view = photo[::-1, ::2]
     view.setflags(write=False)
     found = predictor.predict(view)
@@ -109,7 +109,7 @@ def test_views_and_read_only_pictures_are_fine(predictor, photo):
     np.testing.assert_array_equal(found.image, view)
 
 
-def test_pictures_are_left_as_they_were(predictor, photo):
+def test_images_are_left_as_they_were(predictor, photo):
     for image in (photo[:64, :96], (photo[:64, :96] / 255).astype(np.float32)):
         before = image.copy()
         predictor.predict(image)
@@ -117,7 +117,7 @@ def test_pictures_are_left_as_they_were(predictor, photo):
 
 
 @pytest.mark.parametrize("shape", [(5, 6, 4), (3, 5, 6), (0, 6, 3)])
-def test_what_is_no_picture_is_refused(predictor, shape):
+def test_what_is_no_image_is_refused(predictor, shape):
     with pytest.raises(PortraitmattingError, match="got " + "x".join(map(str, shape))):
         predictor.predict(np.zeros(shape, np.uint8))
 
@@ -147,7 +147,7 @@ def count_batches(model: PortraitMatting, monkeypatch, limit: int = 1000) -> lis
     return batches
 
 
-def test_pictures_of_one_working_size_run_together(predictor, rng, monkeypatch):
+def test_images_of_one_working_size_run_together(predictor, rng, monkeypatch):
     batches = count_batches(predictor.model, monkeypatch)
     shapes = [(90, 120), (120, 90), (60, 80), (90, 120)]  # 90x120 and 60x80 are 64x96 alike
     predictor.predict_batch([np.zeros((*shape, 3), np.uint8) for shape in shapes])
@@ -177,7 +177,7 @@ def test_out_of_memory_in_the_tensor_path_halves_too(predictor, rng, monkeypatch
     assert batches == [4, 2, 1, 1, 1, 1]
 
 
-def test_a_picture_too_large_for_memory_names_a_short_side_to_try(model, photo, monkeypatch):
+def test_an_image_too_large_for_memory_names_a_short_side_to_try(model, photo, monkeypatch):
     predictor = Predictor(model, short_side=640)
     count_batches(model, monkeypatch, limit=0)
     with pytest.raises(PortraitmattingError, match="640x864: try a short side of 480") as caught:
@@ -205,7 +205,7 @@ def test_the_tensor_path_gives_the_same_matte(predictor, rng, shape):
     np.testing.assert_allclose(found[0, 0], predictor.predict(image).alpha, atol=1e-4)
 
 
-def test_the_tensor_path_is_near_for_8_bit_pictures(predictor, photo):
+def test_the_tensor_path_is_near_for_8_bit_images(predictor, photo):
     found = predictor.predict_tensor(as_batch(photo) / 255)[0, 0].numpy()
     assert np.abs(found - predictor.predict(photo).alpha).mean() < 5e-3
 
@@ -348,7 +348,7 @@ def test_a_cut_out_keeps_depth_colours_and_alpha(matte, dtype):
     np.testing.assert_array_equal(cut_out[45, 60, :3], image[45, 60])
 
 
-def test_composites_take_colours_pictures_blurs_and_callables(matte, rng):
+def test_composites_take_colours_images_blurs_and_callables(matte, rng):
     outside, inside = matte.alpha == 0, matte.alpha == 1
     red = matte.composite("red")
     assert (red[outside] == [255, 0, 0]).all()
@@ -363,7 +363,7 @@ def test_composites_take_colours_pictures_blurs_and_callables(matte, rng):
     )
 
 
-def test_a_blur_is_of_the_picture_not_of_its_foreground(matte):
+def test_a_blur_is_of_the_image_not_of_its_foreground(matte):
     painted = Matte(matte.image, matte.alpha, matte.trimap)
     painted.__dict__["foreground"] = np.zeros_like(matte.image)
     blurred = painted.composite("blur:0.02")
@@ -389,7 +389,7 @@ def test_a_notebook_gets_a_png(matte, dtype):
 
 
 @pytest.mark.parametrize(("shape", "size"), [((600, 2048), (1024, 300)), ((3000, 1), (1, 1024))])
-def test_a_large_picture_is_shown_smaller_at_once(shape, size):
+def test_a_large_image_is_shown_smaller_at_once(shape, size):
     matte = Matte(
         np.zeros((*shape, 3), np.uint8), np.full(shape, 0.5, np.float32), np.zeros(shape, np.uint8)
     )

@@ -18,8 +18,8 @@ def code_cells(notebook) -> list:
     return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 
-def pictures(cells) -> list[int]:
-    """How many pictures each cell shows."""
+def images(cells) -> list[int]:
+    """How many images each cell shows."""
     return [sum("image/png" in out.get("data", {}) for out in cell["outputs"]) for cell in cells]
 
 
@@ -36,7 +36,7 @@ def test_it_runs_and_shows_what_the_committed_one_shows(committed):
     spec.loader.exec_module(execute)
     fresh = execute.execute(PATH)  # raises if a cell does
     execute.tidy(fresh)
-    assert pictures(code_cells(fresh)) == pictures(code_cells(committed))
+    assert images(code_cells(fresh)) == images(code_cells(committed))
     assert "short side" in fresh.cells[2].outputs[0].text
 
 
@@ -46,7 +46,7 @@ def test_outputs_are_those_of_one_run(committed):
     shown = [cell["source"] for cell in code_cells(committed) if cell["outputs"]]
     silent = [cell["source"] for cell in code_cells(committed) if not cell["outputs"]]
     assert len(shown) >= 8 and silent == []
-    assert sum(pictures(code_cells(committed))) >= 6
+    assert sum(images(code_cells(committed))) >= 6
 
 
 def test_outputs_are_small_and_name_no_machine(committed):
@@ -56,11 +56,11 @@ def test_outputs_are_small_and_name_no_machine(committed):
     for cell in code_cells(committed):
         for output in cell["outputs"]:
             if encoded := output.get("data", {}).get("image/png"):
-                picture = PIL.Image.open(io.BytesIO(base64.b64decode("".join(encoded))))
-                assert picture.height <= 260
+                image = PIL.Image.open(io.BytesIO(base64.b64decode("".join(encoded))))
+                assert image.height <= 260
 
 
-def test_pictures_it_reads_lie_beside_it(committed):
+def test_images_it_reads_lie_beside_it(committed):
     sources = "".join("".join(cell["source"]) for cell in code_cells(committed))
     names = re.findall(r'read_image\("([^"]+)"\)', sources)
     assert names and all((PATH.parent / name).is_file() for name in names)

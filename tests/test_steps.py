@@ -11,9 +11,9 @@ from portraitmatting import PortraitmattingError, Predictor
 from portraitmatting.device import check_compiler
 from portraitmatting.folder.job import matte_folder
 from portraitmatting.folder.plan import plan_folder
-from portraitmatting.folder.style import Style
-from portraitmatting.images import write_image
-from portraitmatting.swin import SwinBlock
+from portraitmatting.folder.results import ResultOptions
+from portraitmatting.images.files import write_image
+from portraitmatting.modeling.swin import SwinBlock
 
 
 def test_the_three_steps_are_what_predict_does(tiny_predictor, photo):
@@ -103,7 +103,7 @@ def test_in_a_folder_job_the_networks_thread_runs_nothing_but_the_network(
     for number in range(3):
         write_image(tmp_path / "photos" / f"{number}.png", photo)
     plan = plan_folder(tmp_path / "photos", tmp_path / "mattes", ["alpha"])
-    assert matte_folder(plan, tiny_predictor, Style(foreground="none")).done == 3
+    assert matte_folder(plan, tiny_predictor, ResultOptions(foreground="none")).done == 3
     here = threading.current_thread().name.split("_")[0]
     assert threads == {"prepare": {"reader"}, "estimate": {here}, "finish": {"writer"}}
 

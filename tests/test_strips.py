@@ -6,15 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from portraitmatting import strips
-from portraitmatting.decoder import upsample2
-from portraitmatting.swin import SwinBlock
+from portraitmatting.modeling import strips
+from portraitmatting.modeling.decoder import upsample2
+from portraitmatting.modeling.swin import SwinBlock
 
 SIDES = st.integers(1, 9)
 ROWS = st.integers(1, 10)
 
 
-def picture(channels: int, height: int, width: int) -> torch.Tensor:
+def image(channels: int, height: int, width: int) -> torch.Tensor:
     x = torch.randn(1, channels, height, width)
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -24,7 +24,7 @@ def picture(channels: int, height: int, width: int) -> torch.Tensor:
 def test_layers_in_strips_equal_them_in_one(height, width, rows):
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.PReLU(), nn.Conv2d(4, 2, 3, padding=1))
-    x = picture(3, height, width)
+    x = image(3, height, width)
     with torch.inference_mode():
         parts = list(strips.run(x.split(rows, dim=2), layers))
         assert [part.shape[2] for part in parts] == [part.shape[2] for part in x.split(rows, 2)]
@@ -36,7 +36,7 @@ def test_layers_in_strips_equal_them_in_one(height, width, rows):
 def test_a_convolution_beside_an_upsampled_map_needs_no_upsampling(height, width, rows):
     torch.manual_seed(0)
     layer = nn.Conv2d(3 + 5, 4, 3, padding=1)
-    fine, coarse = picture(3, 2 * height, 2 * width), picture(5, height, width)
+    fine, coarse = image(3, 2 * height, 2 * width), image(5, height, width)
     with torch.inference_mode():
         expected = layer(torch.cat([fine, upsample2(coarse)], dim=1))
         found = strips.convolve_beside_upsampled(
@@ -61,7 +61,7 @@ def test_swin_blocks_in_strips_equal_them_in_one(height, width, shift, windows):
     before = x.clone()
     expected = block(x).detach()  # with gradients, in one
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-        patch.setattr("portraitmatting.swin.STRIP", windows * 7**2 * 16)
+        patch.setattr("portraitmatting.modeling.swin.STRIP", windows * 7**2 * 16)
         torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(x, before, atol=0, rtol=0)
 

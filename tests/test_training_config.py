@@ -8,16 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from portraitmatting.commands.train import _changes, parser
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.model import ModelConfig, PortraitMatting
-from portraitmatting.train import _changes, parser
-from portraitmatting.training.coarse import STAGES, Supervised
+from portraitmatting.modeling.model import ModelConfig, PortraitMatting
 from portraitmatting.training.config import (
     TrainConfig,
     config_from_dict,
     config_to_dict,
     read_config,
 )
+from portraitmatting.training.deep_supervision import STAGES, DeepSupervision
 from portraitmatting.training.ema import MovingAverage
 from portraitmatting.training.parts import PARTS, freeze, parameter_groups, part_of
 from portraitmatting.training.schedule import ema_decay, learning_rate, working_size
@@ -133,7 +133,7 @@ def test_every_parameter_has_a_part_and_every_part_parameters():
 
 
 def test_groups_hold_every_parameter_once_and_decay_only_matrices():
-    supervised = Supervised(copy.deepcopy(TINY), STAGES)
+    supervised = DeepSupervision(copy.deepcopy(TINY), STAGES)
     groups = parameter_groups(supervised.model, supervised.heads, {"ppm": 0.5}, 0.1)
     grouped = [id(p) for group in groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in supervised.parameters())
@@ -162,7 +162,7 @@ def test_supervision_reads_the_coarse_stages_and_leaves_the_prediction():
     model = copy.deepcopy(TINY).eval()
     image = torch.rand(2, 3, 64, 96)
     expected = model(image)
-    supervised = Supervised(model, STAGES)
+    supervised = DeepSupervision(model, STAGES)
     assert not supervised.model.training
     prediction, coarse = supervised(image)
     for a, b in zip(prediction, expected, strict=True):

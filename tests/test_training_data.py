@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.images import write_image
+from portraitmatting.images.files import write_image
 from portraitmatting.training.augment import Augment, crop, degrade
 from portraitmatting.training.config import DataSource, config_from_dict
 from portraitmatting.training.data import TrainingData, join, trimap_classes
@@ -103,7 +103,7 @@ def test_an_error_in_a_thread_reaches_the_consumer(tmp_path):
     for path in (photos / "alpha").iterdir():
         write_image(path, np.zeros((10, 10, 3), np.uint8))
     broken = TrainingData(config_from_dict(recipe(photos)))
-    with pytest.raises(PortraitmattingError, match=r"p\d\.png is 10x10, its picture 48x64"):
+    with pytest.raises(PortraitmattingError, match=r"p\d\.png is 10x10, its image 48x64"):
         list(broken.batches(0, 2, range(2), threads=2))
 
 
@@ -161,7 +161,7 @@ def test_the_teacher_rules_near_the_edge_and_the_mask_elsewhere():
     "break_it, message",
     [
         (lambda r: (r / "alpha" / "p1.png").unlink(), "has no .*p1.png"),
-        (lambda r: [p.unlink() for p in (r / "image").iterdir()], "holds no pictures"),
+        (lambda r: [p.unlink() for p in (r / "image").iterdir()], "holds no images"),
         (lambda r: r.rename(r.with_name("gone")), "no such folder"),
     ],
 )
@@ -174,7 +174,7 @@ def test_a_folder_that_lacks_something_is_refused_at_the_start(tmp_path, break_i
 
 def test_a_cutout_without_transparency_is_refused(tmp_path):
     write_image(tmp_path / "a.png", np.zeros((9, 9, 3), np.uint8))
-    with pytest.raises(PortraitmattingError, match="expected a picture with an alpha channel"):
+    with pytest.raises(PortraitmattingError, match="expected an image with an alpha channel"):
         read_cutout(tmp_path / "a.png")
 
 
@@ -186,7 +186,7 @@ def test_a_cutout_without_transparency_is_refused(tmp_path):
     seed=st.integers(0, 1000),
     empty=st.booleans(),
 )
-def test_any_picture_crops_to_any_size(height, width, size, seed, empty):
+def test_any_image_crops_to_any_size(height, width, size, seed, empty):
     rng = np.random.default_rng(seed)
     image = rng.random((height, width, 3), np.float32)
     alpha = (
@@ -199,8 +199,8 @@ def test_any_picture_crops_to_any_size(height, width, size, seed, empty):
     assert out.min() >= 0 and out.max() <= 1 and matte.min() >= 0 and matte.max() <= 1
 
 
-def test_picture_and_matte_move_together():
-    """A picture that is its own matte stays so, however it is cropped, turned and mirrored."""
+def test_image_and_matte_move_together():
+    """An image that is its own matte stays so, however it is cropped, turned and mirrored."""
     _, alpha = portrait(0, 128, 96)
     unit = alpha.astype(np.float32) / 255
     wild = Augment(rotation=40, aspect=0.3)

@@ -11,10 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from portraitmatting.checkpoint import CheckpointInfo, load_model, save_checkpoint
+from portraitmatting.commands.train import main
 from portraitmatting.errors import CheckpointError, PortraitmattingError
-from portraitmatting.model import ModelConfig, PortraitMatting
+from portraitmatting.modeling.model import ModelConfig, PortraitMatting
 from portraitmatting.quantise import dequantise_int8, quantise_int8
-from portraitmatting.train import main
 from portraitmatting.training.config import config_from_dict
 from portraitmatting.training.export_run import export_run
 from portraitmatting.training.loop import train

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from portraitmatting.heads import BACKGROUND, FOREGROUND, UNKNOWN
-from portraitmatting.model import Prediction
+from portraitmatting.modeling.heads import BACKGROUND, FOREGROUND, UNKNOWN
+from portraitmatting.modeling.model import Prediction
 from portraitmatting.training.losses import (
     LossWeights,
     coverage_loss,
@@ -23,11 +23,11 @@ def batch(count: int, height: int = 32, width: int = 48):
     coarse = [torch.randn(count, 1, height // s, width // s, generator=generator) for s in (16, 8)]
     alpha = torch.rand(count, 1, height, width, generator=generator)
     trimap = torch.randint(0, 3, (count, height, width), generator=generator)
-    trimap[0] = BACKGROUND  # a picture with no unknown pixel at all
+    trimap[0] = BACKGROUND  # an image with no unknown pixel at all
     return Prediction(raw, logits), coarse, alpha, trimap
 
 
-def test_masked_l1_counts_only_the_mask_of_each_picture():
+def test_masked_l1_counts_only_the_mask_of_each_image():
     truth = torch.zeros(3, 1, 2, 2)
     predicted = torch.tensor([[1.0, 3.0, 5.0, 7.0]] * 3).view(3, 1, 2, 2)
     mask = torch.tensor([[1.0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]).view(3, 1, 2, 2)

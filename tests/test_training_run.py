@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from portraitmatting import cli
+from portraitmatting.commands.train import main
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.model import ModelConfig, PortraitMatting
-from portraitmatting.train import main
+from portraitmatting.modeling.model import ModelConfig, PortraitMatting
 from portraitmatting.training import run_directory
 from portraitmatting.training.config import config_from_dict
 from portraitmatting.training.loop import train
@@ -101,7 +101,7 @@ def test_the_tiny_network_learns_one_portrait_by_heart(tmp_path):
 
 def test_a_run_leaves_what_its_directory_promises(tmp_path, photos, start):
     config = config_from_dict(
-        recipe(photos, start=start, validation=str(photos), validate_every=2, pictures=1)
+        recipe(photos, start=start, validation=str(photos), validate_every=2, images=1)
     )
     run = tmp_path / "run"
     train(run, config)
@@ -125,7 +125,7 @@ def test_killed_and_resumed_gives_the_same_bits(tmp_path, photos, start):
     train(whole, config_from_dict(values))
 
     process = subprocess.Popen(
-        [sys.executable, "-m", "portraitmatting.train", "run", broken, "--config", config],
+        [sys.executable, "-m", "portraitmatting.commands.train", "run", broken, "--config", config],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
     )

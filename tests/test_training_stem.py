@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from portraitmatting.encoder import Encoder
 from portraitmatting.errors import CheckpointError, PortraitmattingError
+from portraitmatting.modeling.encoder import Encoder
 from portraitmatting.training.imagenet import encoder_from_timm, is_timm_swin
 from portraitmatting.training.stem import (
     IMAGENET_MEAN,

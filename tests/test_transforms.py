@@ -21,7 +21,7 @@ short_sides = st.integers(1, 48).map(lambda n: 32 * n)
 
 
 @pytest.mark.parametrize(
-    ("picture", "short_side", "expected"),
+    ("image", "short_side", "expected"),
     [
         ((768, 1024), 768, (768, 1024)),
         ((1000, 1500), 768, (768, 1152)),
@@ -32,8 +32,8 @@ short_sides = st.integers(1, 48).map(lambda n: 32 * n)
         ((100, 400), 640, (640, 2560)),  # 4:1 is the longest that keeps its short side
     ],
 )
-def test_the_short_side_is_met_and_the_long_side_rounded_up(picture, short_side, expected):
-    assert network_size(*picture, short_side) == expected
+def test_the_short_side_is_met_and_the_long_side_rounded_up(image, short_side, expected):
+    assert network_size(*image, short_side) == expected
 
 
 @given(sides, sides, short_sides)
@@ -101,7 +101,7 @@ def test_other_arrays_are_refused_in_one_line(image, said):
 
 
 @pytest.mark.parametrize(("dtype", "peak"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1)])
-def test_a_tensor_holds_the_picture_over_its_peak(rng, dtype, peak):
+def test_a_tensor_holds_the_image_over_its_peak(rng, dtype, peak):
     image = (rng.random((7, 5, 3)) * peak).astype(dtype)
     tensor = to_tensor(image, (7, 5))
     assert tensor.dtype == torch.float32
@@ -110,7 +110,7 @@ def test_a_tensor_holds_the_picture_over_its_peak(rng, dtype, peak):
 
 @pytest.mark.parametrize("size", [(7, 5), (4, 4), (32, 32)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_a_tensor_shares_nothing_with_the_picture(rng, dtype, size):
+def test_a_tensor_shares_nothing_with_the_image(rng, dtype, size):
     image = (rng.random((7, 5, 3)) * 1.99).astype(dtype)
     image.setflags(write=False)
     to_tensor(image, size).fill_(0.5)  # neither warns of read-only memory nor writes to it

@@ -13,7 +13,7 @@ from portraitmatting.video import VideoError, VideoReader, VideoWriter, matte_vi
 from video_samples import (  # noqa: E402
     STEP,
     decoded,
-    picture,
+    drawn_frame,
     seconds,
     tiny_predictor,
     write_video,
@@ -61,7 +61,7 @@ def test_sound_that_players_do_not_expect_in_mp4_is_encoded_anew(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
-def test_damaged_sound_costs_no_picture(tmp_path, suffix):
+def test_damaged_sound_costs_no_image(tmp_path, suffix):
     write_video(tmp_path / "in.mp4", count=25, audio="aac")
     data = bytearray((tmp_path / "in.mp4").read_bytes())
     with av.open(str(tmp_path / "in.mp4")) as container:
@@ -111,7 +111,7 @@ def test_an_unknown_sound_track_is_left_out_and_said(tmp_path, monkeypatch):
 def test_wide_pixels_stay_wide(tmp_path):
     for suffix, size in ((".webm", (128, 48)), (".mp4", (64, 48)), (".mov", (64, 48))):
         with VideoWriter(tmp_path / f"w{suffix}", 25, pixel_aspect=2) as writer:
-            writer.write(picture(0))
+            writer.write(drawn_frame(0))
         with VideoReader(tmp_path / f"w{suffix}") as reader:
             assert (reader.width, reader.height) == size
             assert reader.width * reader.pixel_aspect == 128
@@ -150,7 +150,7 @@ def test_colours_come_back_as_they_went(tmp_path):
     for suffix in (".mp4", ".webm", ".mov"):
         with VideoWriter(tmp_path / f"c{suffix}", 25) as writer:
             for _ in range(2):
-                writer.write(picture(10))
+                writer.write(drawn_frame(10))
         with VideoReader(tmp_path / f"c{suffix}") as reader:
             found = [frame.image for frame in reader]
         assert len(found) == 2
@@ -202,7 +202,7 @@ def test_an_interrupted_run_leaves_nothing_and_keeps_what_was_there(tmp_path, na
             matte_video(tmp_path / "in.mp4", target, tiny_predictor(), background=interrupting)
         else:
             with VideoWriter(target, 25) as writer:
-                writer.write(picture(0))
+                writer.write(drawn_frame(0))
                 raise KeyboardInterrupt
     left = {p.name for p in tmp_path.iterdir()} - {"in.mp4"}
     assert left == ({name} if target.suffix else set())

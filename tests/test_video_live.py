@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
+from portraitmatting.commands import webcam as command_line
 from portraitmatting.compositing import color
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.video import Frame, VideoError
-from portraitmatting.video import __main__ as command_line
 from portraitmatting.video import camera as camera_room
 from portraitmatting.video.backgrounds import live_backgrounds
 from portraitmatting.video.camera import Camera
@@ -25,7 +25,7 @@ from portraitmatting.video.recorder import Recorder
 from portraitmatting.video.stream import matte_stream
 from portraitmatting.video.window import Window
 from test_video_stream import make_avi
-from video_samples import picture, tiny_predictor
+from video_samples import drawn_frame, tiny_predictor
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,7 +47,7 @@ class FakeCapture:
         self.index += 1
         if self.index > self.left or self.index in self.fails:
             return False, None
-        return True, picture(self.index % 30)[..., ::-1].copy()
+        return True, drawn_frame(self.index % 30)[..., ::-1].copy()
 
     def release(self):
         self.released = True
@@ -74,7 +74,7 @@ def test_only_the_newest_frame_counts_live(fake_camera):
             time.sleep(0.01)
         second = next(frames)
         assert camera.age(second) >= 0
-    # Twenty-four pictures were read since then, less the bad ones and the two that were taken.
+    # Twenty-four images were read since then, less the bad ones and the two that were taken.
     assert camera.dropped >= 15
     assert second.seconds > first.seconds
     assert capture.released
@@ -149,7 +149,7 @@ def test_a_file_loses_no_frame_live(tmp_path):
 
 
 def matted_frame(index=0):
-    frame = Frame(picture(index), index, Fraction(1, 10))
+    frame = Frame(drawn_frame(index), index, Fraction(1, 10))
     (matted,) = matte_stream([frame], tiny_predictor(), "black")
     return matted
 
@@ -175,7 +175,7 @@ def test_keys_change_what_is_shown():
 
 
 def test_text_is_drawn_on_a_copy():
-    image = picture(20, 240, 320)
+    image = drawn_frame(20, 240, 320)
     before = image.copy()
     written = with_text(image, ["12.3 fps", "h: help"])
     np.testing.assert_array_equal(image, before)

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from portraitmatting.choices import at_short_side, preset_short_side
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.metrics import dtssd
-from portraitmatting.presets import at_short_side, preset_short_side
 from portraitmatting.video import AutoSize, VideoBackground, VideoError, matte_stream
 from portraitmatting.video.pipeline import Newest, prefetch
-from portraitmatting.video.temporal import Smoother
-from video_samples import picture, tiny_predictor
+from portraitmatting.video.smoothing import Smoother
+from video_samples import drawn_frame, tiny_predictor
 
 
 def test_stream_gives_every_frame_in_order_and_what_the_predictor_gives():
-    frames = [picture(i) for i in range(5)]
+    frames = [drawn_frame(i) for i in range(5)]
     for batch_size in (1, 2, 7):
         found = list(
             matte_stream(iter(frames), tiny_predictor(), smooth=False, batch_size=batch_size)
@@ -38,7 +38,7 @@ def test_stream_is_lazy_and_takes_any_background():
     def endless():
         while True:
             taken.append(1)
-            yield picture(0)
+            yield drawn_frame(0)
 
     backdrop = np.full((10, 10, 3), 7, np.uint8)
     for background in ("#00ff00", backdrop, lambda image, alpha: np.zeros_like(image)):

@@ -28,7 +28,7 @@ from portraitmatting import (
 )
 from portraitmatting.checkpoint import CheckpointInfo, save_checkpoint
 from portraitmatting.compositing import composite, rgba
-from portraitmatting.depth import to_depth
+from portraitmatting.images.pixels import to_dtype
 from portraitmatting.web.guard import Guard
 from portraitmatting.web.job import Choices, Upload, matte_photo
 from web_browser import ASTRONAUT, CHROMIUM, ROOT, give, open_page, wait_for_results
@@ -92,7 +92,7 @@ def expected(checkpoint, photo, folder, background="#ffffff", short_side=64, for
     alpha = Predictor(load_model(checkpoint), short_side).predict(image).alpha
     colours = estimate_foreground(image, alpha, foreground)
     results = {
-        "alpha": to_depth(alpha, image.dtype),
+        "alpha": to_dtype(alpha, image.dtype),
         "rgba": rgba(colours, alpha),
         "composite": composite(colours, alpha, background, image=image),
     }
@@ -128,7 +128,7 @@ def test_depth_profile_and_orientation_survive(call, checkpoint, tmp_path, photo
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(photo).save(turned, exif=exif)
-    behind = {"background": "picture", "background_picture": gradio_client.handle_file(ASTRONAUT)}
+    behind = {"background": "image", "background_picture": gradio_client.handle_file(ASTRONAUT)}
     found = call(turned, foreground="fast", **behind)
     made = expected(checkpoint, turned, tmp_path, read_image(ASTRONAUT).pixels)
     assert [p.read_bytes() for p in found] == made
@@ -170,9 +170,9 @@ def test_what_cannot_be_used_is_said_in_a_line_and_the_server_lives_on(call, tmp
     good = tmp_path / "good.png"
     write_image(good, photo)
     mistakes = [
-        (text, {}, "bad.jpg: text, not a picture"),
+        (text, {}, "bad.jpg: text, not an image"),
         (large, {}, "large.png: 1.0 megapixels, and this page takes up to 0.5"),
-        (good, {"background": "picture"}, "give a background picture too"),
+        (good, {"background": "image"}, "give a background image too"),
         (good, {"colour": "blur"}, "'blur' is no colour"),
     ]
     for path, choices, message in mistakes:
@@ -218,7 +218,7 @@ def test_the_page_in_a_browser(server, checkpoint, tmp_path):
         page.get_by_label("Edge colours").click()
         page.get_by_role("option", name="Fast").click()
         give(page, bad)
-        page.get_by_text("bad.jpg: text, not a picture").wait_for()
+        page.get_by_text("bad.jpg: text, not an image").wait_for()
         give(page, ASTRONAUT)
         wait_for_results(page)
 
@@ -311,7 +311,7 @@ def test_names_of_results_are_safe(name, stem):
     [
         {"background": "/etc/passwd"},
         {"background": ["colour"]},
-        {"background": "picture"},
+        {"background": "image"},
         {"colour": "/etc/passwd"},
         {"colour": "rgba(1, 2, 3"},
         {"colour": None},
@@ -325,7 +325,7 @@ def test_choices_are_checked(wrong):
     assert "\n" not in str(caught.value)
 
 
-def test_closed_form_is_for_small_pictures(tmp_path, tiny_predictor):
+def test_closed_form_is_for_small_images(tmp_path, tiny_predictor):
     Image.new("RGB", (2000, 1500)).save(tmp_path / "large.jpg")
     upload = Upload(tmp_path / "large.jpg", "large.jpg")
     with pytest.raises(PortraitmattingError, match="use ml or fast"):
@@ -335,7 +335,7 @@ def test_closed_form_is_for_small_pictures(tmp_path, tiny_predictor):
 
 
 def test_calls_of_the_server_are_checked(capsys):
-    from portraitmatting.web.__main__ import serve
+    from portraitmatting.commands.web import serve
 
     with pytest.raises(PortraitmattingError, match="0 megabytes"):
         serve(max_megabytes=0)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from portraitmatting.checkpoint import CheckpointInfo, save_checkpoint
-from portraitmatting.images import write_image
-from portraitmatting.model import ModelConfig, PortraitMatting
+from portraitmatting.images.files import write_image
+from portraitmatting.modeling.model import ModelConfig, PortraitMatting
 
 
 def portrait(seed: int, height: int = 64, width: int = 48) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from portraitmatting.model import ModelConfig, PortraitMatting
+from portraitmatting.modeling.model import ModelConfig, PortraitMatting
 from portraitmatting.predictor import Predictor
 
 TIME_BASE = Fraction(1, 12800)
@@ -22,7 +22,7 @@ def tiny_predictor() -> Predictor:
     return Predictor(PortraitMatting(ModelConfig.tiny()).eval(), short_side=32)
 
 
-def picture(index: int, height: int = 48, width: int = 64) -> np.ndarray:
+def drawn_frame(index: int, height: int = 48, width: int = 64) -> np.ndarray:
     """Told apart by its brightness; its top left quarter is red, so that turns show."""
     image = np.full((height, width, 3), 40 + 6 * (index % 30), np.uint8)
     image[: height // 2, : width // 2] = 200, 30, 30
@@ -38,7 +38,7 @@ def write_video(
     audio: str = "",
     codec: str = "libx264",
 ) -> list[int]:
-    """Frames of `picture`, each shown for the next of `steps`; returns their time stamps."""
+    """Frames of `image`, each shown for the next of `steps`; returns their time stamps."""
     import av
 
     height, width = size
@@ -51,7 +51,7 @@ def write_video(
             stream.set_display_rotation(rotation)
         sound = out.add_stream(audio, rate=48000, layout="stereo") if audio else None
         for index in range(count):
-            frame = av.VideoFrame.from_ndarray(picture(index, height, width), "rgb24")
+            frame = av.VideoFrame.from_ndarray(drawn_frame(index, height, width), "rgb24")
             frame.pts, frame.time_base = pts, TIME_BASE
             frame.duration = steps[index % len(steps)]
             stamps.append(pts)

@@ -1,4 +1,4 @@
-"""Chromium on the page, for its test; as a script, the page's picture for the documentation:
+"""Chromium on the page, for its test; as a script, the page's image for the documentation:
 `python tests/web_browser.py docs/web.png`."""
 
 import shutil

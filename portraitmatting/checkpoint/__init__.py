@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         save_checkpoint,
         verify,
     )
-    from portraitmatting.checkpoint.shelf import (
+    from portraitmatting.checkpoint.registry import (
         DEFAULT,
         FOLDER_VARIABLE,
         SUMS,
@@ -37,22 +37,22 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AUTHOR": "files",
-    "DEFAULT": "shelf",
-    "FOLDER_VARIABLE": "shelf",
+    "DEFAULT": "registry",
+    "FOLDER_VARIABLE": "registry",
     "STORAGE": "files",
-    "SUMS": "shelf",
+    "SUMS": "registry",
     "CheckpointInfo": "files",
-    "checkpoints_folder": "shelf",
+    "checkpoints_folder": "registry",
     "METADATA_KEY": "files",
     "describe": "files",
-    "known_sums": "shelf",
+    "known_sums": "registry",
     "load_model": "files",
     "load_network": "files",
-    "locate": "shelf",
+    "locate": "registry",
     "metadata_text": "files",
     "parse_metadata": "files",
     "save_checkpoint": "files",
-    "sha256": "shelf",
+    "sha256": "registry",
     "verify": "files",
 }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from portraitmatting.checkpoint.files import CheckpointInfo, load_network, save_checkpoint
-from portraitmatting.checkpoint.shelf import sha256
+from portraitmatting.checkpoint.registry import sha256
 from portraitmatting.errors import CheckpointError
 
 _OF_THE_SOURCE_FILE = ("file", "sha256", "keys", "dtype")

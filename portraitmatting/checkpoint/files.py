@@ -13,11 +13,11 @@ from torch import Tensor
 
 from portraitmatting.atomic import atomic_path
 from portraitmatting.checkpoint.author_keys import from_author_keys, is_author_state
-from portraitmatting.checkpoint.shelf import SUMS, known_sums, locate, sha256
+from portraitmatting.checkpoint.registry import SUMS, known_sums, locate, sha256
 from portraitmatting.checkpoint.state_files import read_state
 from portraitmatting.device import choose_device
 from portraitmatting.errors import CheckpointError
-from portraitmatting.model import ModelConfig, PortraitMatting
+from portraitmatting.modeling.model import ModelConfig, PortraitMatting
 from portraitmatting.quantise import dequantise_int8, quantise_int8
 
 if TYPE_CHECKING:

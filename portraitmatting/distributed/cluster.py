@@ -42,7 +42,7 @@ def connected(address: str | None = None) -> Iterator[None]:
     context = DataContext.get_current()
     context.enable_progress_bars = False  # there is one of ours
     context.print_on_execution_start = False
-    # A block of pictures whose report is lost is noticed by us, and no reason to stop.
+    # A block of images whose report is lost is noticed by us, and no reason to stop.
     context.max_errored_blocks = -1
     try:
         yield

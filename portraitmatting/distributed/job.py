@@ -1,4 +1,4 @@
-"""Hand the pictures out to workers, and take in what became of them."""
+"""Hand the images out to workers, and take in what became of them."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from portraitmatting.distributed.report import Report
 from portraitmatting.distributed.worker import FAILED, ROWS, Orders, Worker
 from portraitmatting.errors import ImageError
-from portraitmatting.folder.chain import failure
+from portraitmatting.folder.pipeline import failure
 
 _UNTOLD = "no worker has told what became of it: run again"
 _LARGEST_BLOCK = 64
@@ -23,17 +23,17 @@ _BLOCKS_PER_WORKER = 8
 def hand_out(
     todo: pa.Table, orders: Orders, workers: int, gpus: float, report: Report, progress: bool
 ) -> None:
-    """Every picture of `todo` (schema `TODO`) to one of `workers` workers; Ray must be connected.
+    """Every image of `todo` (schema `TODO`) to one of `workers` workers; Ray must be connected.
 
     Results are written by the workers themselves; through Ray go paths on the way out and a small
-    row per picture on the way back. A worker that is lost is replaced and its pictures are tried
-    again. When this returns, `report` has one row of each picture, unless it says that the job
+    row per image on the way back. A worker that is lost is replaced and its images are tried
+    again. When this returns, `report` has one row of each image, unless it says that the job
     was stopped: by Ctrl-C, or by a disk that is full. `progress` shows a bar if stderr is a
     terminal.
     """
     blocks = _blocks(todo, workers)
     waiting = np.ones(len(blocks), bool)
-    pictures = (
+    images = (
         ray.data.from_blocks(blocks)
         # Actors restart and tasks are tried again without limit: Ray Data's own default. What
         # would never end is caught by `Attempts`.
@@ -47,9 +47,9 @@ def hand_out(
             num_gpus=gpus or None,
         )
     )
-    with tqdm(total=len(todo), unit=" pictures", disable=None if progress else True) as bar:
+    with tqdm(total=len(todo), unit=" images", disable=None if progress else True) as bar:
         try:
-            for rows in _rows(pictures):
+            for rows in _rows(images):
                 report.add(rows)
                 waiting[rows["block"].to_numpy()] = False
                 bar.update(len(rows))
@@ -62,8 +62,8 @@ def hand_out(
         report.add(_lost(blocks[block], orders))
 
 
-def _rows(pictures: Any) -> Iterator[pa.Table]:
-    yield from pictures.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+def _rows(images: Any) -> Iterator[pa.Table]:
+    yield from images.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
 def _blocks(todo: pa.Table, workers: int) -> list[pa.Table]:
@@ -80,7 +80,7 @@ def _blocks(todo: pa.Table, workers: int) -> list[pa.Table]:
 
 
 def _lost(block: pa.Table, orders: Orders) -> pa.Table:
-    """Rows about pictures of which no worker has told."""
+    """Rows about images of which no worker has told."""
     rows = [
         {
             "source": row["source"],

@@ -1,4 +1,4 @@
-"""What became of the pictures: two tables at the output, and a summary for people."""
+"""What became of the images: two tables at the output, and a summary for people."""
 
 import csv
 import io
@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from portraitmatting.cli import one_line
-from portraitmatting.distributed.places import Place, explained
+from portraitmatting.distributed.storage import Storage, explained
 from portraitmatting.distributed.worker import DONE, FAILED, STOPPED
-from portraitmatting.folder.chain import reason
+from portraitmatting.folder.pipeline import reason
 
 REPORT, FAILURES = "report.csv", "failures.csv"
 
@@ -25,14 +25,14 @@ _SHOWN = 20
 
 @dataclass
 class Summary:
-    """What became of the pictures of a job. As text: for people, several lines."""
+    """What became of the images of a job. As text: for people, several lines."""
 
     skipped: int = 0
     """There from an earlier run, and up to date."""
     done: int = 0
     failed: int = 0
     stopped: str = ""
-    """Why not every picture was tried, in one line."""
+    """Why not every image was tried, in one line."""
     interrupted: bool = False
     """By Ctrl-C."""
     worker_seconds: float = 0
@@ -42,7 +42,7 @@ class Summary:
     bytes_read: int = 0
     bytes_written: int = 0
     reasons: list[str] = field(default_factory=list)
-    """The first failures', each of which names its picture."""
+    """The first failures', each of which names its image."""
 
     def __str__(self) -> str:
         lines = [f"{self.done} done, {self.skipped} skipped, {self.failed} failed"]
@@ -52,7 +52,7 @@ class Summary:
         if self.done:
             tried = self.done + self.failed
             lines.append(
-                f"per picture: {self.worker_seconds / tried:.3f} worker seconds, "
+                f"per image: {self.worker_seconds / tried:.3f} worker seconds, "
                 f"{self.cpu_seconds / tried:.3f} CPU seconds, "
                 f"{self.bytes_read / tried / 1e6:.3f} MB read, "
                 f"{self.bytes_written / tried / 1e6:.3f} MB written"
@@ -63,14 +63,14 @@ class Summary:
 
 
 class Report:
-    """Rows as workers send them, into OUTPUT/report.csv (every picture that was tried), OUTPUT/
+    """Rows as workers send them, into OUTPUT/report.csv (every image that was tried), OUTPUT/
     failures.csv (those that failed) and a `Summary`.
 
     A context manager. On a disk both tables grow as the job goes on; in an object store they appear
     at its end, Ctrl-C included. They replace those of the run before.
     """
 
-    def __init__(self, output: Place, summary: Summary) -> None:
+    def __init__(self, output: Storage, summary: Summary) -> None:
         """Raises `PortraitmattingError` if `output` cannot be written to."""
         self.summary = summary
         self._output = output
@@ -125,7 +125,7 @@ class Report:
 class _Table:
     """A CSV file with a header, RFC 4180 save that lines end in "\\n"."""
 
-    def __init__(self, output: Place, name: str) -> None:
+    def __init__(self, output: Storage, name: str) -> None:
         self._file = output.fs.open(output.name(name), "wb")
         self._text = io.StringIO()
         self._rows = csv.DictWriter(

@@ -1,4 +1,4 @@
-"""What every worker does: its share of the pictures through the chain, and a row about each."""
+"""What every worker does: its share of the images through the chain, and a row about each."""
 
 import os
 import socket
@@ -13,13 +13,13 @@ import ray
 import torch
 
 from portraitmatting.cli import one_line
-from portraitmatting.decode import Picture, decode
-from portraitmatting.distributed.places import Place
+from portraitmatting.distributed.storage import Storage
 from portraitmatting.errors import ImageError
-from portraitmatting.folder.chain import Chain, Stop, failure, reason
+from portraitmatting.folder.pipeline import Pipeline, Stop, failure, reason
 from portraitmatting.folder.plan import Plan
-from portraitmatting.folder.style import Style
-from portraitmatting.images import encode_image
+from portraitmatting.folder.results import ResultOptions
+from portraitmatting.images.decode import DecodedImage, decode
+from portraitmatting.images.files import encode_image
 from portraitmatting.matte import Matte
 from portraitmatting.predictor import Predictor
 
@@ -38,7 +38,7 @@ ROWS = pa.schema(
         "block": pa.int64(),
     }
 )
-"""What a worker tells of a picture. `seconds` is the worker's time for all pictures that it had
+"""What a worker tells of an image. `seconds` is the worker's time for all images that it had
 in hand together, shared among them, `cpu_seconds` what it spent computing, on all its cores;
 `worker` is HOST:PID; `block` is that of the job."""
 
@@ -49,11 +49,11 @@ _DEATHS_ALLOWED = 2
 class Orders:
     """All that a worker is told; travels to other machines."""
 
-    source: Place
-    output: Place
+    source: Storage
+    output: Storage
     plan: Plan
     """Without sources."""
-    style: Style
+    style: ResultOptions
     model: Any
     """A Ray reference to the network: it is read once, where the job is started."""
     attempts: Any
@@ -67,7 +67,7 @@ class Orders:
 
 @dataclass
 class _Task:
-    """A picture in hand, and what is known of it so far."""
+    """An image in hand, and what is known of it so far."""
 
     source: str
     kinds: list[str]
@@ -91,7 +91,7 @@ class Worker:
         orders.style.prepare(orders.plan.kinds)
         model = ray.get(orders.model)
         predictor = Predictor(model, orders.short_side, orders.precision, orders.device)
-        self._chain = Chain(predictor, self._read, self._write, self._fail)
+        self._chain = Pipeline(predictor, self._read, self._write, self._fail)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """A block of the job (source, kinds, block) -> its `ROWS`, with the results written."""
@@ -137,7 +137,7 @@ class Worker:
                 task.outcome, task.reason = unfinished, why
 
     def _run_carefully(self, tasks: list[_Task]) -> None:
-        """One by one, after a worker has died with this block: whichever picture has killed
+        """One by one, after a worker has died with this block: whichever image has killed
         workers is left out."""
         for task in tasks:
             deaths = self._begin(task.key)
@@ -152,7 +152,7 @@ class Worker:
         before: int = ray.get(self._orders.attempts.begin.remote(key))
         return before
 
-    def _read(self, task: _Task) -> Picture:
+    def _read(self, task: _Task) -> DecodedImage:
         try:
             data = self._orders.source.read(task.source)
         except Exception as error:  # object stores have errors of their own

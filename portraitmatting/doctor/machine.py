@@ -87,7 +87,7 @@ def numba_threads(works: Callable[[str], bool] | None = None) -> list[Finding]:
     if layer == "workqueue":
         wrong = (
             "numba's threading layer is workqueue, which two threads may not enter: foreground "
-            "colours are estimated one picture at a time. Install OpenMP (apt-get install "
+            "colours are estimated one image at a time. Install OpenMP (apt-get install "
             "libgomp1) or TBB (pip install tbb)"
         )
     elif layer is None:

@@ -1,6 +1,6 @@
 """The default checkpoint: there, whole, and the one that is listed."""
 
-from portraitmatting.checkpoint.shelf import SUMS, locate, sha256
+from portraitmatting.checkpoint.registry import SUMS, locate, sha256
 from portraitmatting.doctor.environment import attempt
 from portraitmatting.doctor.finding import Finding
 from portraitmatting.errors import CheckpointError

@@ -9,31 +9,31 @@ from portraitmatting.lazy import lazy_names
 
 if TYPE_CHECKING:
     from portraitmatting.evaluate.benchmark import Benchmark, find_benchmark
-    from portraitmatting.evaluate.contestants import (
-        Contestant,
+    from portraitmatting.evaluate.evaluation import REGIONS, evaluate
+    from portraitmatting.evaluate.methods import (
+        MattingMethod,
         from_checkpoint,
         from_folder,
         from_predictor,
     )
-    from portraitmatting.evaluate.evaluation import REGIONS, evaluate
     from portraitmatting.evaluate.report import Report
 
 _HOME = {
     "REGIONS": "evaluation",
     "Benchmark": "benchmark",
-    "Contestant": "contestants",
+    "MattingMethod": "methods",
     "Report": "report",
     "evaluate": "evaluation",
     "find_benchmark": "benchmark",
-    "from_checkpoint": "contestants",
-    "from_folder": "contestants",
-    "from_predictor": "contestants",
+    "from_checkpoint": "methods",
+    "from_folder": "methods",
+    "from_predictor": "methods",
 }
 
 __all__ = [
     "REGIONS",
     "Benchmark",
-    "Contestant",
+    "MattingMethod",
     "Report",
     "evaluate",
     "find_benchmark",

@@ -1,4 +1,4 @@
-"""Benchmark folders: which picture belongs to which true alpha and trimap."""
+"""Benchmark folders: which image belongs to which true alpha and trimap."""
 
 import os
 import re
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from portraitmatting.errors import ImageError, PortraitmattingError
-from portraitmatting.images import list_images, read_image
+from portraitmatting.images.files import list_images, read_image
 
 
 class Sample(NamedTuple):
-    """A picture with its truth. `name` is the picture's path below the benchmark's image folder,
+    """An image with its truth. `name` is the image's path below the benchmark's image folder,
     without suffix, in POSIX form; `trimap` is None where the benchmark has none."""
 
     name: str
@@ -65,8 +65,8 @@ def find_benchmark(folder: str | os.PathLike[str]) -> Benchmark:
     """Recognise a benchmark by its folders, with truth (and trimaps, if any) of the same names.
 
     P3M-10k (the whole, or one part of its validation set), PPM-100, AIM-500, or plain `image/` with
-    `alpha/` and perhaps `trimap/`; picture trees may be nested. Raises PortraitmattingError, one
-    line, for a folder that is none of these, is empty, or lacks the alpha of a picture.
+    `alpha/` and perhaps `trimap/`; image trees may be nested. Raises PortraitmattingError, one
+    line, for a folder that is none of these, is empty, or lacks the alpha of an image.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -92,7 +92,7 @@ def find_benchmark(folder: str | os.PathLike[str]) -> Benchmark:
 
 
 def index_by_name(folder: Path) -> dict[str, Path]:
-    """Every picture below `folder` under its relative POSIX path without suffix, in natural order.
+    """Every image below `folder` under its relative POSIX path without suffix, in natural order.
 
     Raises PortraitmattingError for two that differ by suffix only.
     """
@@ -110,7 +110,7 @@ def index_by_name(folder: Path) -> dict[str, Path]:
 def read_alpha(path: Path) -> NDArray[np.float32]:
     """A matte on disk -> HxW float32 in [0, 1], each level divided exactly by 255 or 65535.
 
-    Grey pictures as they are, without regard to colour profiles; of a cut-out its transparency,
+    Grey images as they are, without regard to colour profiles; of a cut-out its transparency,
     unless that is opaque throughout. Raises ImageError for what cannot be read, and for colours.
     """
     try:
@@ -128,7 +128,7 @@ def read_alpha(path: Path) -> NDArray[np.float32]:
     rgb = np.asarray(image.convert("RGB"))
     grey = rgb[..., 0]
     if not (np.array_equal(grey, rgb[..., 1]) and np.array_equal(grey, rgb[..., 2])):
-        raise ImageError(f"{path}: a colour picture, not a matte: expected grey or transparency")
+        raise ImageError(f"{path}: a colour image, not a matte: expected grey or transparency")
     return _divided(grey, 255)
 
 
@@ -148,12 +148,12 @@ def _samples(folder: Path, layout: _Layout, prefix: str) -> list[Sample]:
     images = index_by_name(folder / layout.image)
     truths = index_by_name(folder / layout.alpha)
     if not images:
-        raise PortraitmattingError(f"{folder / layout.image}: holds no pictures")
+        raise PortraitmattingError(f"{folder / layout.image}: holds no images")
     if missing := [name for name in images if name not in truths]:
         more = f" (nor for {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise PortraitmattingError(
             f"no alpha for {images[missing[0]]}{more}: "
-            f"add {folder / layout.alpha / missing[0]}.png or take the picture away"
+            f"add {folder / layout.alpha / missing[0]}.png or take the image away"
         )
     has_trimaps = (folder / _TRIMAP).is_dir()
     trimaps = index_by_name(folder / _TRIMAP) if has_trimaps else {}

@@ -1,4 +1,4 @@
-"""One picture that shows the worst cases: picture, truth, each contestant's matte, its error."""
+"""One image that shows the worst cases: image, truth, each method's matte, its error."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from portraitmatting.cli import one_line
-from portraitmatting.depth import to_depth
+from portraitmatting.images.pixels import to_dtype
 
 TILE = 240
-_NARROWEST = 160  # leaves room for captions over slender pictures
+_NARROWEST = 160  # leaves room for captions over slender images
 _GAP = 8
 _LINE = 20
 _PAPER, _INK = (255, 255, 255), (30, 30, 30)
@@ -37,17 +37,17 @@ def make_case(
 ) -> Case:
     """HxWx3 RGB uint8 | uint16, HxW float truth and (name, HxW float matte or None where it failed)
     -> tiles of at most 240 pixels a side, small enough to keep."""
-    tiles = [("picture", _tile(to_depth(image, np.uint8))), ("truth", _tile(_grey(truth)))]
+    tiles = [("image", _tile(to_dtype(image, np.uint8))), ("truth", _tile(_grey(truth)))]
     for name, alpha in mattes:
         if alpha is None:
             nothing = np.full_like(tiles[0][1], 200)
             tiles += [(f"{name}: failed", nothing), ("", nothing)]
         else:
-            tiles += [(name, _tile(_grey(alpha))), ("error", _tile(error_picture(alpha, truth)))]
+            tiles += [(name, _tile(_grey(alpha))), ("error", _tile(error_image(alpha, truth)))]
     return Case(title, tiles)
 
 
-def error_picture(alpha: NDArray[np.floating], truth: NDArray[np.floating]) -> NDArray[np.uint8]:
+def error_image(alpha: NDArray[np.floating], truth: NDArray[np.floating]) -> NDArray[np.uint8]:
     """HxW floats in [0, 1] -> HxWx3 uint8 RGB: white where equal, towards red where the matte has
     too much, towards blue where it has too little."""
     error = np.asarray(alpha - truth)[..., None]

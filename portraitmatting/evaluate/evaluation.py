@@ -1,4 +1,4 @@
-"""The evaluation: arguments checked, every picture scored, the protocol written down."""
+"""The evaluation: arguments checked, every image scored, the protocol written down."""
 
 import os
 from collections.abc import Sequence
@@ -10,21 +10,21 @@ from tqdm import tqdm
 
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.evaluate.benchmark import Benchmark, find_benchmark
-from portraitmatting.evaluate.contestants import Contestant
+from portraitmatting.evaluate.bootstrap import RESAMPLES
+from portraitmatting.evaluate.methods import MattingMethod
 from portraitmatting.evaluate.report import Report
-from portraitmatting.evaluate.resampling import RESAMPLES
 from portraitmatting.evaluate.scoring import UNKNOWN, WHOLE, Scoring
 
 REGIONS = (WHOLE, UNKNOWN)
 _SCALES = (
     "SAD, Grad and Conn in thousands; MSE, MAD and dtSSD plain; Boundary in pixels; "
-    "IoU at 0.5, larger is better; all at the pictures' own sizes"
+    "IoU at 0.5, larger is better; all at the images' own sizes"
 )
 
 
 def evaluate(
     benchmark: Benchmark | str | os.PathLike[str],
-    contestants: Sequence[Contestant],
+    methods: Sequence[MattingMethod],
     regions: Sequence[str] = (WHOLE,),
     band: float = 0.0125,
     video: bool = False,
@@ -32,48 +32,46 @@ def evaluate(
     seed: int = 0,
     progress: bool = False,
 ) -> Report:
-    """Score each contestant on every picture of a benchmark, at the pictures' own sizes.
+    """Score each method on every image of a benchmark, at the images' own sizes.
 
     `regions`: "whole", "unknown" or both. The unknown region is that of the benchmark's trimaps;
     where it has none, it is drawn from the truth: whatever lies within `band` short sides of a
-    pixel that is neither opaque nor empty, or of a hard edge. `video` takes the pictures of each
+    pixel that is neither opaque nor empty, or of a hard edge. `video` takes the images of each
     folder for the frames of a clip, in natural order, and adds dtSSD (none for a first frame). The
-    report keeps the `worst` cases by the first contestant's MAD over the first region. `seed` is
+    report keeps the `worst` cases by the first method's MAD over the first region. `seed` is
     that of the intervals and tests. `progress` shows a bar on stderr.
 
-    Pictures that cannot be scored become failures in the report; wrong arguments and folders raise
+    Images that cannot be scored become failures in the report; wrong arguments and folders raise
     PortraitmattingError.
     """
-    _check_arguments(contestants, regions, band)
+    _check_arguments(methods, regions, band)
     if not isinstance(benchmark, Benchmark):
         benchmark = find_benchmark(benchmark)
-    scoring = Scoring(contestants, regions, band, video, worst)
-    for sample in tqdm(benchmark.samples, "scored", unit="picture", disable=not progress):
+    scoring = Scoring(methods, regions, band, video, worst)
+    for sample in tqdm(benchmark.samples, "scored", unit="image", disable=not progress):
         scoring.score(sample)
     scored = len({row.image for row in scoring.rows})
     protocol = {
         "benchmark": str(benchmark.folder),
         "layout": benchmark.layout,
-        "pictures": f"{len(benchmark.samples)} found, {scored} scored",
+        "images": f"{len(benchmark.samples)} found, {scored} scored",
         "sizes": _size_range(scoring.sizes),
         "regions": {region: _region(region, benchmark, band) for region in regions},
         "scales": _SCALES,
-        "intervals": f"95 %, percentile bootstrap over pictures, {RESAMPLES} draws, seed {seed}",
+        "intervals": f"95 %, percentile bootstrap over images, {RESAMPLES} draws, seed {seed}",
         "p values": f"paired sign-flip permutation test, two-sided, uncorrected, seed {seed}",
-        "contestants": {contestant.name: contestant.facts for contestant in contestants},
+        "methods": {method.name: method.facts for method in methods},
         "versions": f"torch {torch.__version__}, opencv {cv2.__version__}",
     }
     return Report(protocol, scoring.rows, scoring.failures, scoring.worst(), seed)
 
 
-def _check_arguments(
-    contestants: Sequence[Contestant], regions: Sequence[str], band: float
-) -> None:
-    names = [contestant.name for contestant in contestants]
+def _check_arguments(methods: Sequence[MattingMethod], regions: Sequence[str], band: float) -> None:
+    names = [method.name for method in methods]
     if not names:
         raise PortraitmattingError("nothing to score: give a checkpoint or a folder of mattes")
     if twice := [name for name in names if names.count(name) > 1]:
-        raise PortraitmattingError(f"two contestants are called {twice[0]}: name one with NAME=...")
+        raise PortraitmattingError(f"two methods are called {twice[0]}: name one with NAME=...")
     if not regions or set(regions) - set(REGIONS):
         raise PortraitmattingError(f"regions {list(regions)}: expected some of {list(REGIONS)}")
     if not 0 <= band < 1:

@@ -1,4 +1,4 @@
-"""The result of an evaluation: scores per picture, means with intervals, comparisons, protocol."""
+"""The result of an evaluation: scores per image, means with intervals, comparisons, protocol."""
 
 import csv
 import io
@@ -13,15 +13,15 @@ import numpy as np
 
 from portraitmatting.atomic import atomic_path
 from portraitmatting.errors import PortraitmattingError
+from portraitmatting.evaluate.bootstrap import Scores, bootstrap_interval, paired_p_value
 from portraitmatting.evaluate.contact_sheet import Case
-from portraitmatting.evaluate.resampling import Scores, bootstrap_interval, paired_p_value
 
 
 @dataclass(frozen=True)
 class Row:
-    """One picture's scores: metric name to value, NaN where it is not defined."""
+    """One image's scores: metric name to value, NaN where it is not defined."""
 
-    contestant: str
+    method: str
     region: str
     image: str
     pixels: int
@@ -30,9 +30,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a contestant has no scores for a picture in a region; "all" stands for every one."""
+    """Why a method has no scores for an image in a region; "all" stands for every one."""
 
-    contestant: str
+    method: str
     region: str
     image: str
     reason: str
@@ -40,9 +40,9 @@ class Failure:
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over `count` pictures and its 95 % interval."""
+    """A mean over `count` images and its 95 % interval."""
 
-    contestant: str
+    method: str
     region: str
     metric: str
     count: int
@@ -53,7 +53,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean of `second` minus `first` over the pictures that both have, its 95 % interval, and the
+    """Mean of `second` minus `first` over the images that both have, its 95 % interval, and the
     two-sided p value of the paired sign-flip test."""
 
     first: str
@@ -78,17 +78,17 @@ class Report:
     seed: int = 0
 
     def means(self) -> list[Mean]:
-        """One for each contestant, region and metric, in the order of scoring."""
+        """One for each method, region and metric, in the order of scoring."""
         found = []
-        for contestant, region, metric, scores in self._columns():
+        for method, region, metric, scores in self._columns():
             values = np.array(list(scores.values()))
             low, high = bootstrap_interval(values, self.seed)
             mean = float(values.mean())
-            found.append(Mean(contestant, region, metric, len(values), mean, low, high))
+            found.append(Mean(method, region, metric, len(values), mean, low, high))
         return found
 
     def comparisons(self) -> list[Comparison]:
-        """Every further contestant against the first; p values not corrected for their number."""
+        """Every further method against the first; p values not corrected for their number."""
         columns = {(c, r, m): scores for c, r, m, scores in self._columns()}
         first = next(iter(columns), ("", "", ""))[0]
         found = []
@@ -108,15 +108,15 @@ class Report:
         return found
 
     def write_csv(self, path: str | os.PathLike[str]) -> None:
-        """One line per contestant, region and picture; written atomically."""
+        """One line per method, region and image; written atomically."""
         text = io.StringIO(newline="")
         metrics = self._metrics()
         writer = csv.writer(text)
-        writer.writerow(["contestant", "region", "image", "pixels", *metrics])
+        writer.writerow(["method", "region", "image", "pixels", *metrics])
         for row in self.rows:
             scores = [row.scores.get(metric, math.nan) for metric in metrics]
             known = ["" if math.isnan(score) else repr(score) for score in scores]
-            writer.writerow([row.contestant, row.region, row.image, row.pixels, *known])
+            writer.writerow([row.method, row.region, row.image, row.pixels, *known])
         _write(Path(path), text.getvalue())
 
     def write_json(self, path: str | os.PathLike[str]) -> None:
@@ -135,12 +135,12 @@ class Report:
         return list(dict.fromkeys(metric for row in self.rows for metric in row.scores))
 
     def _columns(self) -> list[tuple[str, str, str, dict[str, float]]]:
-        """(contestant, region, metric, image name -> score), where there is any score."""
+        """(method, region, metric, image name -> score), where there is any score."""
         columns: dict[tuple[str, str, str], dict[str, float]] = {}
         for row in self.rows:
             for metric, score in row.scores.items():
                 if not math.isnan(score):
-                    columns.setdefault((row.contestant, row.region, metric), {})[row.image] = score
+                    columns.setdefault((row.method, row.region, metric), {})[row.image] = score
         return [(*key, scores) for key, scores in columns.items()]
 
 

@@ -1,4 +1,4 @@
-"""The state of an evaluation from one picture to the next: read, ask, measure, note failures."""
+"""The state of an evaluation from one image to the next: read, ask, measure, note failures."""
 
 import heapq
 import math
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from portraitmatting.errors import ImageError, PortraitmattingError
 from portraitmatting.evaluate.benchmark import Sample, read_alpha
 from portraitmatting.evaluate.contact_sheet import Case, make_case
-from portraitmatting.evaluate.contestants import Contestant
+from portraitmatting.evaluate.methods import MattingMethod
 from portraitmatting.evaluate.report import Failure, Row
-from portraitmatting.images import read_image
+from portraitmatting.images.files import read_image
 from portraitmatting.metrics import METRICS, dtssd_step, mad
 from portraitmatting.trimap import draw_trimap, unknown_region
 
@@ -31,7 +31,7 @@ class Scoring:
 
     def __init__(
         self,
-        contestants: Sequence[Contestant],
+        methods: Sequence[MattingMethod],
         regions: Sequence[str],
         band: float,
         video: bool,
@@ -40,7 +40,7 @@ class Scoring:
         self.rows: list[Row] = []
         self.failures: list[Failure] = []
         self.sizes: set[tuple[int, int]] = set()
-        self._contestants = contestants
+        self._methods = methods
         self._regions = regions
         self._band = band
         self._video = video
@@ -53,7 +53,7 @@ class Scoring:
         return [case for *_, case in sorted(self._heap, key=lambda item: item[:2], reverse=True)]
 
     def score(self, sample: Sample) -> None:
-        """One picture by every contestant; whatever is wrong with it becomes a failure."""
+        """One image by every method; whatever is wrong with it becomes a failure."""
         before, self._previous = self._previous, {}
         try:
             image = read_image(sample.image).pixels
@@ -66,10 +66,10 @@ class Scoring:
         height, width = truth.shape
         self.sizes.add((height, width))
         mattes: list[tuple[str, Alpha | None]] = []
-        for contestant in self._contestants:
-            name = contestant.name
+        for method in self._methods:
+            name = method.name
             try:
-                alpha = contestant.matte(sample, image)
+                alpha = method.matte(sample, image)
                 _check_size(f"the matte by {name}", alpha, image)
             except PortraitmattingError as error:
                 self.failures.append(Failure(name, "all", sample.name, str(error)))
@@ -95,7 +95,7 @@ class Scoring:
 
     def _measure(
         self,
-        contestant: str,
+        method: str,
         sample: Sample,
         alpha: Alpha,
         truth: Alpha,
@@ -109,10 +109,10 @@ class Scoring:
                     step = previous and dtssd_step(previous, (alpha, truth), mask)
                     scores["dtSSD"] = math.nan if step is None else step
             except ImageError as error:
-                self.failures.append(Failure(contestant, region, sample.name, str(error)))
+                self.failures.append(Failure(method, region, sample.name, str(error)))
                 continue
             pixels = truth.size if mask is None else int(np.count_nonzero(mask))
-            self.rows.append(Row(contestant, region, sample.name, pixels, scores))
+            self.rows.append(Row(method, region, sample.name, pixels, scores))
 
     def _keep_if_bad(
         self,
@@ -146,7 +146,7 @@ def _read_truth(path: Path) -> NDArray[np.float32]:
 def _check_size(name: str, array: NDArray[np.generic], image: NDArray[np.generic]) -> None:
     if array.shape[:2] != image.shape[:2]:
         ours, theirs = (f"{a.shape[1]}x{a.shape[0]}" for a in (array, image))
-        raise ImageError(f"{name} is {ours}, its picture {theirs}: make them one size")
+        raise ImageError(f"{name} is {ours}, its image {theirs}: make them one size")
 
 
 def _clip(sample: Sample) -> str:

@@ -11,41 +11,41 @@ Item = TypeVar("Item")
 
 
 def format_report(report: Report) -> str:
-    """Scores per picture, means with intervals side by side, comparisons, failures, protocol."""
-    by_contestant = _grouped(report.rows, lambda row: (row.contestant, row.region))
+    """Scores per image, means with intervals side by side, comparisons, failures, protocol."""
+    by_method = _grouped(report.rows, lambda row: (row.method, row.region))
     by_region = _grouped(report.means(), lambda mean: mean.region)
     by_pair = _grouped(report.comparisons(), lambda found: (found.second, found.region))
-    blocks = [*map(_pictures, by_contestant), *map(_means, by_region), *map(_comparison, by_pair)]
+    blocks = [*map(_images, by_method), *map(_means, by_region), *map(_comparison, by_pair)]
     if report.failures:
-        lines = [f"  {f.image}, {f.contestant}, {f.region}: {f.reason}" for f in report.failures]
+        lines = [f"  {f.image}, {f.method}, {f.region}: {f.reason}" for f in report.failures]
         blocks.append("\n".join([f"not scored: {len(lines)}", *map(one_line, lines)]))
     blocks.append("\n".join(["protocol", *_protocol(report.protocol, "  ")]))
     return "\n\n".join(blocks)
 
 
-def _pictures(rows: Sequence[Row]) -> str:
+def _images(rows: Sequence[Row]) -> str:
     metrics = _unique(metric for row in rows for metric in row.scores)
     lines = [["image", *metrics]]
     for row in rows:
         scores = (row.scores.get(metric, math.nan) for metric in metrics)
         lines.append([one_line(row.image), *map(_number, scores)])
-    return f"{rows[0].contestant}, {rows[0].region}\n{_aligned(lines)}"
+    return f"{rows[0].method}, {rows[0].region}\n{_aligned(lines)}"
 
 
 def _means(means: Sequence[Mean]) -> str:
-    cells = {(m.contestant, m.metric): m for m in means}
-    contestants = _unique(m.contestant for m in means)
-    lines = [["", *contestants]]
+    cells = {(m.method, m.metric): m for m in means}
+    methods = _unique(m.method for m in means)
+    lines = [["", *methods]]
     for metric in _unique(m.metric for m in means):
-        found = [cells.get((contestant, metric)) for contestant in contestants]
+        found = [cells.get((method, metric)) for method in methods]
         lines.append([metric, *(_mean(mean) if mean else "-" for mean in found)])
-    counts = (max(m.count for m in means if m.contestant == c) for c in contestants)
-    lines.append(["pictures", *map(str, counts)])
+    counts = (max(m.count for m in means if m.method == c) for c in methods)
+    lines.append(["images", *map(str, counts)])
     return f"mean and 95 % interval, {means[0].region}\n{_aligned(lines)}"
 
 
 def _comparison(found: Sequence[Comparison]) -> str:
-    lines = [["", "difference", "95 % interval", "p", "pictures"]]
+    lines = [["", "difference", "95 % interval", "p", "images"]]
     for c in found:
         interval = _interval(c.low, c.high, "+")
         cells = [c.metric, _number(c.difference, "+"), interval, _number(c.p_value), str(c.count)]

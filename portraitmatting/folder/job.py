@@ -1,4 +1,4 @@
-"""Run a plan: every picture through the chain, into files, the journal and a summary."""
+"""Run a plan: every image through the chain, into files, the journal and a summary."""
 
 import threading
 from dataclasses import dataclass, field
@@ -6,28 +6,28 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from portraitmatting.decode import Picture
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.folder.chain import Chain, Stop, failure
 from portraitmatting.folder.journal import Journal, state_of
+from portraitmatting.folder.pipeline import Pipeline, Stop, failure
 from portraitmatting.folder.plan import Plan
-from portraitmatting.folder.style import Style
-from portraitmatting.images import read_image, write_image
+from portraitmatting.folder.results import ResultOptions
+from portraitmatting.images.decode import DecodedImage
+from portraitmatting.images.files import read_image, write_image
 from portraitmatting.matte import Matte
 from portraitmatting.predictor import Predictor
 
 
 @dataclass
 class Summary:
-    """What became of the pictures of a job. As text: for people, several lines."""
+    """What became of the images of a job. As text: for people, several lines."""
 
     done: int = 0
     skipped: int = 0
     """There from an earlier run, and unchanged."""
     failed: dict[Path, str] = field(default_factory=dict)
-    """Picture, relative to the input folder, to the reason in one line."""
+    """Image, relative to the input folder, to the reason in one line."""
     stopped: str = ""
-    """Why not every picture was tried, in one line: Ctrl-C, or an output disk that is full."""
+    """Why not every image was tried, in one line: Ctrl-C, or an output disk that is full."""
     interrupted: bool = False
     """Ctrl-C it was."""
 
@@ -42,7 +42,7 @@ class Summary:
 def matte_folder(
     plan: Plan,
     predictor: Predictor,
-    style: Style | None = None,
+    style: ResultOptions | None = None,
     batch_size: int | None = None,
     workers: int = 2,
     overwrite: bool = False,
@@ -50,13 +50,13 @@ def matte_folder(
 ) -> Summary:
     """Do what `plan_folder` settled and no earlier run has done yet (`overwrite`: all of it).
 
-    `batch_size` pictures of one working size go through the network together (default: 8 on a GPU,
+    `batch_size` images of one working size go through the network together (default: 8 on a GPU,
     1 on the CPU); `workers` threads read, as many estimate foregrounds and write. `progress` shows
-    a bar if stderr is a terminal. A picture that cannot be read or written is reported and the
+    a bar if stderr is a terminal. An image that cannot be read or written is reported and the
     others go on; Ctrl-C and a full or read-only disk end the job early, which the summary says.
     Raises `PortraitmattingError` if it cannot begin.
     """
-    style = style or Style()
+    style = style or ResultOptions()
     if batch_size is None:
         batch_size = 1 if predictor.device.type == "cpu" else 8
     if batch_size < 1 or workers < 1:
@@ -72,7 +72,7 @@ def matte_folder(
         if tasks:
             style.prepare(plan.kinds)  # before the bar, through which it would talk
         hidden = None if progress else True
-        with tqdm(total=len(tasks), unit=" pictures", disable=hidden) as bar:
+        with tqdm(total=len(tasks), unit=" images", disable=hidden) as bar:
             job = _Job(plan, predictor, style, settings, journal, summary, bar)
             job.run(tasks, batch_size, workers)
     return summary
@@ -80,7 +80,7 @@ def matte_folder(
 
 @dataclass(frozen=True)
 class _Task:
-    """A picture, and the kinds of results still to make of it."""
+    """An image, and the kinds of results still to make of it."""
 
     source: Path
     state: str
@@ -108,7 +108,7 @@ def _to_do(plan: Plan, settings: dict[str, str], journal: Journal | None) -> lis
 class _Job:
     plan: Plan
     predictor: Predictor
-    style: Style
+    style: ResultOptions
     settings: dict[str, str]
     journal: Journal
     summary: Summary
@@ -117,7 +117,7 @@ class _Job:
     """Over the summary and the bar, which the writers share."""
 
     def run(self, tasks: list[_Task], batch_size: int, workers: int) -> None:
-        chain = Chain(self.predictor, self._read, self._write, self._fail)
+        chain = Pipeline(self.predictor, self._read, self._write, self._fail)
         try:
             chain.run(tasks, batch_size, workers)
         except KeyboardInterrupt:
@@ -125,7 +125,7 @@ class _Job:
         except Stop as stop:
             self.summary.stopped = str(stop)
 
-    def _read(self, task: _Task) -> Picture:
+    def _read(self, task: _Task) -> DecodedImage:
         return read_image(self.plan.root / task.source)
 
     def _write(self, task: _Task, matte: Matte, icc_profile: bytes | None) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.images import READABLE, SIXTEEN_BIT, WRITABLE, list_images
+from portraitmatting.images.files import READABLE, SIXTEEN_BIT, WRITABLE, list_images
 
 KINDS = ("alpha", "rgba", "composite", "foreground")
-"""What can be written of a picture, each into a folder of this name under the output."""
+"""What can be written of an image, each into a folder of this name under the output."""
 
 _WITHOUT_TRANSPARENCY = (".jpg", ".jpeg")
 _FOLDS_CASE = sys.platform in ("darwin", "win32")
@@ -18,7 +18,7 @@ _FOLDS_CASE = sys.platform in ("darwin", "win32")
 
 @dataclass(frozen=True)
 class Plan:
-    """The pictures of a job, and where each result goes: OUTPUT/KIND/same/tree/name.suffix."""
+    """The images of a job, and where each result goes: OUTPUT/KIND/same/tree/name.suffix."""
 
     root: Path
     """The folder that the sources' paths start from."""
@@ -31,7 +31,7 @@ class Plan:
     """8 or 16 per channel; None for as many as the source has and the format holds."""
 
     def target(self, source: Path, kind: str) -> Path:
-        """Where `kind` of the picture at the relative path `source` is written."""
+        """Where `kind` of the image at the relative path `source` is written."""
         return self.output / kind / source.with_suffix(self.suffix)
 
 
@@ -88,7 +88,7 @@ def _find(source: Path, output: Path) -> tuple[Path, list[Path]]:
     sources = list_images(source, exclude=output)
     if not sources:
         known = " ".join(sorted(READABLE))
-        raise PortraitmattingError(f"{source}: no pictures found in it (looked for {known})")
+        raise PortraitmattingError(f"{source}: no images found in it (looked for {known})")
     return source, sources
 
 

@@ -1,4 +1,4 @@
-"""Training: pictures in, a run directory out.
+"""Training: images in, a run directory out.
 
     sources -> augment -> data -> loop -> run_directory -> export_run
                                    ^ start, coarse, losses, parts, schedule, ema, validate

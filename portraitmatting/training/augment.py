@@ -1,6 +1,6 @@
-"""Augmentation of one picture and its matte, every choice drawn from the generator passed in.
+"""Augmentation of one image and its matte, every choice drawn from the generator passed in.
 
-Pictures are RGB HWC float32 in [0, 1], mattes HW float32 in [0, 1].
+Images are RGB HWC float32 in [0, 1], mattes HW float32 in [0, 1].
 """
 
 import io
@@ -22,7 +22,7 @@ def crop(
 ) -> tuple[Image, Alpha]:
     """A view of the scene at `size` (height, width), from a face close-up to the full scene.
 
-    Turned, stretched and mirrored at random. What lies beyond the picture is its mirror image,
+    Turned, stretched and mirrored at random. What lies beyond the image is its mirror image,
     matte included.
     """
     height, width = alpha.shape
@@ -38,7 +38,7 @@ def crop(
     stretch = math.exp(rng.uniform(-1, 1) * math.log1p(settings.aspect) / 2)
     steps = (step * stretch, step / stretch)
     reach = [size[i] * steps[i] / 2 for i in (0, 1)]
-    # Inside the picture where it fits: a mirror image is no scene, only better than black.
+    # Inside the image where it fits: a mirror image is no scene, only better than black.
     centre = (_within(centre[0], reach[1], width), _within(centre[1], reach[0], height))
     angle = math.radians(rng.uniform(-1, 1) * settings.rotation) if rng.random() < 0.5 else 0.0
     mirror = -1.0 if rng.random() < settings.flip else 1.0

@@ -27,7 +27,7 @@ class DataSource:
     weight: float = 1.0
     """Share of the samples, against the other sources' weights."""
     backgrounds: str | None = None
-    """Folder of pictures without people, to lay cut-outs over and to replace backgrounds."""
+    """Folder of images without people, to lay cut-outs over and to replace backgrounds."""
     replace: float = 0.0
     """Chance that a photo's background is replaced."""
     band: float = 0.03
@@ -44,7 +44,7 @@ class DataSource:
             )
         if self.backgrounds is None and (self.kind == "cutouts" or self.replace > 0):
             raise PortraitmattingError(
-                f"data {self.folder}: needs `backgrounds`, a folder of pictures"
+                f"data {self.folder}: needs `backgrounds`, a folder of images"
             )
 
 
@@ -103,9 +103,9 @@ class TrainConfig:
 
     steps: int = 1000
     batch_size: int = 8
-    """Pictures per step, over all processes and accumulated pieces."""
+    """Images per step, over all processes and accumulated pieces."""
     accumulate: int = 1
-    """Pieces that a process works a step's pictures off in: less memory, the same gradient."""
+    """Pieces that a process works a step's images off in: less memory, the same gradient."""
     sizes: tuple[tuple[float, int], ...] = ((0.0, 224), (0.5, 320))
     """Progressive working size: (fraction of the run, short side from there on)."""
     working_short_side: int | None = None
@@ -132,8 +132,8 @@ class TrainConfig:
     validation: str | None = None
     """Folder with image/ and alpha/ that no sample is drawn from."""
     validate_every: int = 100
-    pictures: int = 8
-    """How many validation mattes are kept as pictures each time."""
+    images: int = 8
+    """How many validation mattes are kept as images each time."""
     save_every: int = 100
     threads: int = 2
     """Threads that prepare samples; has no influence on the numbers."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from portraitmatting import trimap
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.heads import BACKGROUND, FOREGROUND, UNKNOWN
+from portraitmatting.modeling.heads import BACKGROUND, FOREGROUND, UNKNOWN
 from portraitmatting.training.augment import crop, degrade
 from portraitmatting.training.config import TrainConfig
 from portraitmatting.training.schedule import working_size
@@ -23,7 +23,7 @@ _CLASSES[trimap.BACKGROUND], _CLASSES[trimap.FOREGROUND] = BACKGROUND, FOREGROUN
 
 
 class Batch(NamedTuple):
-    """Pictures (B, 3, H, W) and alpha (B, 1, H, W), float32 in [0, 1]; trimap (B, H, W), int64
+    """Images (B, 3, H, W) and alpha (B, 1, H, W), float32 in [0, 1]; trimap (B, H, W), int64
     classes of `heads`; the files that each sample was made of."""
 
     image: Tensor

@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from portraitmatting.model import PortraitMatting
+from portraitmatting.modeling.model import PortraitMatting
 
 
 class MovingAverage:

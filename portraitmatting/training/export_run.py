@@ -74,7 +74,7 @@ def _origin(config: TrainConfig, step: int, start: CheckpointInfo | None) -> str
 
 
 def _data(config: TrainConfig) -> list[dict[str, Any]]:
-    """Kind, name and number of pictures of every folder; whole paths would tell of the machine."""
+    """Kind, name and number of images of every folder; whole paths would tell of the machine."""
     return [
         {
             "kind": source.kind,

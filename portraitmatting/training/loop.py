@@ -7,7 +7,7 @@ import torch
 from tqdm import tqdm
 
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.model import PortraitMatting
+from portraitmatting.modeling.model import PortraitMatting
 from portraitmatting.training.config import TrainConfig
 from portraitmatting.training.data import Batch, TrainingData, join
 from portraitmatting.training.interrupt import Interrupt
@@ -62,7 +62,7 @@ class Loop:
         self.data = TrainingData(config)
         self.validation: Validation | None = None
         if config.validation:
-            self.validation = Validation(config.validation, config.short_side, config.pictures)
+            self.validation = Validation(config.validation, config.short_side, config.images)
         self.board: Board | None = None
         self.best = float("inf")
 

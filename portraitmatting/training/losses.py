@@ -1,6 +1,6 @@
 """What a prediction is blamed for.
 
-Every loss is a figure per picture, averaged over the batch's pictures. A batch cut into pieces,
+Every loss is a figure per image, averaged over the batch's images. A batch cut into pieces,
 over accumulation steps or processes, therefore gives the gradient of the whole.
 """
 
@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from portraitmatting.heads import UNKNOWN
-from portraitmatting.model import Prediction
+from portraitmatting.modeling.heads import UNKNOWN
+from portraitmatting.modeling.model import Prediction
 from portraitmatting.training.config import LossWeights
 
 
@@ -42,7 +42,7 @@ def matting_losses(
 
 def masked_l1(predicted: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     """Mean absolute difference where `mask` is 1; all (B, 1, H, W). An empty mask gives 0."""
-    return _mean_per_picture((predicted - truth).abs() * mask, mask)
+    return _mean_per_image((predicted - truth).abs() * mask, mask)
 
 
 def laplacian_loss(predicted: Tensor, truth: Tensor, mask: Tensor, levels: int = 5) -> Tensor:
@@ -78,9 +78,9 @@ def coverage_loss(coarse: Sequence[Tensor], alpha: Tensor) -> Tensor:
     return torch.stack(terms).mean()
 
 
-def _mean_per_picture(values: Tensor, mask: Tensor) -> Tensor:
-    per_picture = values.sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3)).clamp(min=1)
-    return per_picture.mean()
+def _mean_per_image(values: Tensor, mask: Tensor) -> Tensor:
+    per_image = values.sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3)).clamp(min=1)
+    return per_image.mean()
 
 
 def _binomial(like: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 RUN/config.json             the whole recipe
 RUN/log.csv                 one row per step: losses, learning rate, gradient norm, seconds
 RUN/scores.csv              one row per validation: mean scores of the averaged weights
-RUN/validation/000100.csv   the same per picture
-RUN/mattes/000100/NAME.png  picture, truth and matte side by side
+RUN/validation/000100.csv   the same per image
+RUN/mattes/000100/NAME.png  image, truth and matte side by side
 RUN/checkpoints/000100.pt   everything to go on from: weights, average, optimiser, step
 RUN/best.pt                 the averaged weights with the best score so far
 RUN/failed_batch_0.pt       the batch that a run stopped at because a number was not finite
@@ -23,7 +23,7 @@ import torch
 
 from portraitmatting.atomic import atomic_path
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.images import write_image
+from portraitmatting.images.files import write_image
 from portraitmatting.training.config import TrainConfig, config_from_dict, config_to_dict
 
 _KEPT = 2
@@ -125,7 +125,7 @@ class RunDirectory:
                 temporary.write_text("\n".join([*lines[:1], *rows, ""]), encoding="utf-8")
 
     def save_scores(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """One validation's scores per picture."""
+        """One validation's scores per image."""
         path = self.path / "validation" / f"{step:06}.csv"
         try:
             path.parent.mkdir(exist_ok=True)
@@ -140,7 +140,7 @@ class RunDirectory:
             raise self._refused(path, error) from None
 
     def save_matte(self, step: int, name: str, sheet: np.ndarray) -> None:
-        """The sheet of validation picture `name`, RGB HWC uint8."""
+        """The sheet of validation image `name`, RGB HWC uint8."""
         path = self.path / "mattes" / f"{step:06}" / Path(name).with_suffix(".png")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

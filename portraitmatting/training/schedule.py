@@ -7,7 +7,7 @@ import numpy as np
 from portraitmatting.training.config import TrainConfig
 
 _ASPECTS = ((1, 1), (1, 1), (3, 4), (4, 3))
-"""Width to height of a step's pictures; half of the steps are square."""
+"""Width to height of a step's images; half of the steps are square."""
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -21,7 +21,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def working_size(config: TrainConfig, step: int) -> tuple[int, int]:
-    """(height, width) of a step's pictures, multiples of 32, short side as `config.sizes` says."""
+    """(height, width) of a step's images, multiples of 32, short side as `config.sizes` says."""
     short = next(side for start, side in reversed(config.sizes) if step >= start * config.steps)
     width, height = _ASPECTS[np.random.default_rng((config.seed, step)).integers(len(_ASPECTS))]
     unit = short / min(width, height)

@@ -1,6 +1,6 @@
 """Where samples come from: four kinds of folders, each a list of scenes to draw at random.
 
-A scene is a picture with its matte before augmentation: RGB HWC and alpha HW, float32 in [0, 1].
+A scene is an image with its matte before augmentation: RGB HWC and alpha HW, float32 in [0, 1].
 """
 
 from collections.abc import Callable
@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from portraitmatting.depth import to_unit
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.foreground import estimate_foreground
-from portraitmatting.images import list_images, read_image
+from portraitmatting.images.files import list_images, read_image
+from portraitmatting.images.pixels import to_unit
 from portraitmatting.training.augment import recolour
 from portraitmatting.training.config import DataSource
 
@@ -23,7 +23,7 @@ Array = NDArray[np.float32]
 
 
 class Scene(NamedTuple):
-    """A picture, its matte, and the files they come from."""
+    """An image, its matte, and the files they come from."""
 
     image: Array
     alpha: Array
@@ -31,18 +31,18 @@ class Scene(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A folder's pictures: how many, and how to draw a scene of one."""
+    """A folder's images: how many, and how to draw a scene of one."""
 
     size: int
     draw: Callable[[np.random.Generator], Scene]
 
 
 def open_source(config: DataSource) -> Source:
-    """List a folder and check that every picture has what its kind needs.
+    """List a folder and check that every image has what its kind needs.
 
     `photos` holds image/NAME.* and alpha/NAME.png; `masks` holds image/NAME.*, mask/NAME.png
     (binary) and teacher/NAME.png (a matte from another model); `cutouts` and `backgrounds` hold
-    pictures, the former with an alpha channel, whose colours may mean nothing where it is 0.
+    images, the former with an alpha channel, whose colours may mean nothing where it is 0.
     """
     makers = {"photos": _photos, "masks": _masks, "cutouts": _cutouts, "backgrounds": _backgrounds}
     return makers[config.kind](config)
@@ -50,7 +50,7 @@ def open_source(config: DataSource) -> Source:
 
 def _photos(config: DataSource) -> Source:
     pairs = paired(config.folder, "alpha")
-    behind = _pictures(config.backgrounds) if config.backgrounds else []
+    behind = _images(config.backgrounds) if config.backgrounds else []
 
     def draw(rng: np.random.Generator) -> Scene:
         image_path, alpha_path = pairs[rng.integers(len(pairs))]
@@ -80,8 +80,8 @@ def _masks(config: DataSource) -> Source:
 
 
 def _cutouts(config: DataSource) -> Source:
-    cutouts = _pictures(config.folder)
-    behind = _pictures(str(config.backgrounds))
+    cutouts = _images(config.folder)
+    behind = _images(str(config.backgrounds))
 
     def draw(rng: np.random.Generator) -> Scene:
         path, back = cutouts[rng.integers(len(cutouts))], behind[rng.integers(len(behind))]
@@ -96,14 +96,14 @@ def _cutouts(config: DataSource) -> Source:
 
 
 def _backgrounds(config: DataSource) -> Source:
-    pictures = _pictures(config.folder)
+    paths = _images(config.folder)
 
     def draw(rng: np.random.Generator) -> Scene:
-        path = pictures[rng.integers(len(pictures))]
+        path = paths[rng.integers(len(paths))]
         image = _read(path)
         return Scene(image, np.zeros(image.shape[:2], np.float32), str(path))
 
-    return Source(len(pictures), draw)
+    return Source(len(paths), draw)
 
 
 def soften(mask: Array, teacher: Array, band: float) -> Array:
@@ -126,7 +126,7 @@ def _over(foreground: Array, alpha: Array, background: Array, rng: np.random.Gen
 
 
 def _view(picture: Array, size: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """A random crop of the picture, of `size`'s shape, at most as large as fits."""
+    """A random crop of the image, of `size`'s shape, at most as large as fits."""
     height, width = size
     fit = min(picture.shape[0] / height, picture.shape[1] / width) * rng.uniform(0.5, 1.0)
     rows, columns = max(1, int(height * fit)), max(1, int(width * fit))
@@ -151,35 +151,33 @@ def _with_room(image: Array, alpha: Array, rng: np.random.Generator) -> tuple[Ar
 
 
 def paired(folder: str, *others: str) -> list[tuple[Path, ...]]:
-    """Every picture under `folder`/image, with the PNG of its name in each of the other folders."""
+    """Every image under `folder`/image, with the PNG of its name in each of the other folders."""
     root = Path(folder)
-    images = _pictures(str(root / "image"))
+    images = _images(str(root / "image"))
     found = []
     for image in images:
         name = image.relative_to(root / "image").with_suffix(".png")
         beside = [root / other / name for other in others]
         for path in beside:
             if not path.is_file():
-                raise PortraitmattingError(
-                    f"{image} has no {path}: add it or take the picture away"
-                )
+                raise PortraitmattingError(f"{image} has no {path}: add it or take the image away")
         found.append((image, *beside))
     return found
 
 
 def read_alpha(path: Path, shape: tuple[int, ...]) -> Array:
-    """A grey picture as alpha; `shape`, (H, W, ...), is that of the picture it belongs to."""
+    """A grey image as alpha; `shape`, (H, W, ...), is that of the image it belongs to."""
     alpha = _read(path)[..., 0]
     if alpha.shape != shape[:2]:
         sizes = [f"{w}x{h}" for h, w in (alpha.shape, shape[:2])]
         raise PortraitmattingError(
-            f"{path} is {sizes[0]}, its picture {sizes[1]}: resize one of them"
+            f"{path} is {sizes[0]}, its image {sizes[1]}: resize one of them"
         )
     return np.ascontiguousarray(alpha)
 
 
 def read_cutout(path: Path) -> tuple[Array, Array]:
-    """Colours and alpha of a picture with transparency."""
+    """Colours and alpha of an image with transparency."""
     try:
         with Image.open(path) as picture:
             clear = picture.has_transparency_data
@@ -188,19 +186,19 @@ def read_cutout(path: Path) -> tuple[Array, Array]:
         raise PortraitmattingError(f"{path}: cannot be read ({error})") from None
     if not clear:
         raise PortraitmattingError(
-            f"{path}: expected a picture with an alpha channel, such as an RGBA PNG"
+            f"{path}: expected an image with an alpha channel, such as an RGBA PNG"
         )
     unit = to_unit(pixels)
     return np.ascontiguousarray(unit[..., :3]), np.ascontiguousarray(unit[..., 3])
 
 
-def _pictures(folder: str) -> list[Path]:
+def _images(folder: str) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise PortraitmattingError(f"{folder}: no such folder")
     found = [root / path for path in list_images(root)]
     if not found:
-        raise PortraitmattingError(f"{folder}: holds no pictures")
+        raise PortraitmattingError(f"{folder}: holds no images")
     return found
 
 

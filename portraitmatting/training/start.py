@@ -10,7 +10,7 @@ from torch import Tensor
 from portraitmatting.checkpoint import CheckpointInfo, load_network
 from portraitmatting.checkpoint.state_files import read_state
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.model import ModelConfig, PortraitMatting
+from portraitmatting.modeling.model import ModelConfig, PortraitMatting
 from portraitmatting.training.imagenet import encoder_from_timm, is_timm_swin
 
 IMAGENET = "swin_tiny_patch4_window7_224.ms_in1k"

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.model import PortraitMatting
-from portraitmatting.training.coarse import STAGES, Supervised
+from portraitmatting.modeling.model import PortraitMatting
 from portraitmatting.training.config import TrainConfig
 from portraitmatting.training.data import Batch, join
+from portraitmatting.training.deep_supervision import STAGES, DeepSupervision
 from portraitmatting.training.ema import MovingAverage
 from portraitmatting.training.losses import matting_losses
 from portraitmatting.training.parts import freeze, parameter_groups
@@ -51,14 +51,14 @@ class Trainer:
         self.indices = processes.share(config.batch_size)
         if len(self.indices) % config.accumulate:
             raise PortraitmattingError(
-                f"{len(self.indices)} pictures per process cannot be accumulated in "
+                f"{len(self.indices)} images per process cannot be accumulated in "
                 f"{config.accumulate} equal pieces: change batch_size or accumulate"
             )
         self.facts = model_facts(model)
         model = model.to(precision.device).to(memory_format=torch.channels_last)
         freeze(model, config.rates)
         self.average = MovingAverage(model)
-        self.supervised = Supervised(model, STAGES).to(precision.device).train()
+        self.supervised = DeepSupervision(model, STAGES).to(precision.device).train()
         self.optimiser = torch.optim.AdamW(
             parameter_groups(model, self.supervised.heads, config.rates, config.weight_decay),
             lr=config.learning_rate,

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 from portraitmatting.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from portraitmatting.video.auto_size import AutoSize
     from portraitmatting.video.backgrounds import VideoBackground, parse_video_background
     from portraitmatting.video.camera import Camera
     from portraitmatting.video.convert import matte_video
     from portraitmatting.video.live import run_live
-    from portraitmatting.video.presets import AutoSize
     from portraitmatting.video.reader import Frame, VideoError, VideoReader
     from portraitmatting.video.stream import MattedFrame, matte_stream
     from portraitmatting.video.writer import FORMATS, VideoWriter
 
 _HOME = {
     "FORMATS": "writer",
-    "AutoSize": "presets",
+    "AutoSize": "auto_size",
     "Camera": "camera",
     "Frame": "reader",
     "MattedFrame": "stream",

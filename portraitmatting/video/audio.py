@@ -21,7 +21,7 @@ class AudioTracks:
     `start` is what the source's clock shows when the output's shows 0. Packets are copied as they
     are; a stream whose codec the container does not allow, or begins with one of the `refused`, is
     encoded anew, in stereo at most. What is damaged is left out and counted.
-    The source is opened a second time for this, so that sound and pictures need not wait for each
+    The source is opened a second time for this, so that sound and images need not wait for each
     other in memory. Raises `VideoError` if it cannot be opened.
     """
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portraitmatting.cli import one_line
-from portraitmatting.compositing import Background, parse_background, picture
-from portraitmatting.depth import to_depth
-from portraitmatting.images import READABLE
+from portraitmatting.compositing import Background, image_background, parse_background
+from portraitmatting.images.files import READABLE
+from portraitmatting.images.pixels import to_dtype
 from portraitmatting.video.reader import VideoError
 
 GREEN = "#00b140"
@@ -49,7 +49,7 @@ class VideoBackground:
                 "check the path, or convert it to MP4"
             )
         self._index, self._start = 0, 0
-        self._cover = picture(self._shown)
+        self._cover = image_background(self._shown)
 
     def _open(self) -> None:
         self._capture = cv2.VideoCapture(self._path)
@@ -86,10 +86,10 @@ class VideoBackground:
             if shown is not None:
                 self._shown = shown
         assert self._shown is not None
-        self._cover = picture(self._shown)
+        self._cover = image_background(self._shown)
 
     def __call__(self, image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
-        return to_depth(self._cover(image, alpha), image.dtype)
+        return to_dtype(self._cover(image, alpha), image.dtype)
 
 
 def parse_video_background(text: str) -> Background:

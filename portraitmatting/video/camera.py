@@ -1,4 +1,4 @@
-"""Live pictures in: a thread that reads the camera, so that only the newest frame counts."""
+"""Live images in: a thread that reads the camera, so that only the newest frame counts."""
 
 import contextlib
 import os

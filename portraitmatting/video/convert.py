@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from portraitmatting.choices import at_preset
 from portraitmatting.compositing import Background
 from portraitmatting.predictor import Predictor
-from portraitmatting.presets import at_preset
 from portraitmatting.video.backgrounds import GREEN, parse_video_background
 from portraitmatting.video.pipeline import prefetch
 from portraitmatting.video.reader import VideoReader
 from portraitmatting.video.stream import matte_stream
-from portraitmatting.video.writer import VideoWriter, check_places, format_of
+from portraitmatting.video.writer import VideoWriter, check_outputs, format_of
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def matte_video(
     `batch_size` defaults to 8 on a GPU, 1 on the CPU, where larger ones gain nothing. Raises
     PortraitmattingError for what cannot be read or written.
     """
-    check_places(source, target)
+    check_outputs(source, target)
     kind = format_of(target)
     transparent = background is None and (kind is None or kind.transparent is not None)
     if isinstance(background, str):

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from portraitmatting.choices import at_preset, check_preset
 from portraitmatting.compositing import Background
 from portraitmatting.device import describe_device
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.images import write_image
+from portraitmatting.images.files import write_image
 from portraitmatting.predictor import Predictor
-from portraitmatting.presets import at_preset, check_preset
+from portraitmatting.video.auto_size import AutoSize
 from portraitmatting.video.camera import Camera
-from portraitmatting.video.presets import AutoSize
 from portraitmatting.video.preview import Controls, help_lines, with_text
 from portraitmatting.video.recorder import Recorder, stamp
 from portraitmatting.video.stream import MattedFrame, matte_stream
@@ -160,7 +160,7 @@ class _Session:
 
     def _wait_while_paused(self, matted: MattedFrame) -> bool:
         while self.controls.paused and self.window is not None:
-            # Drawn again, so that the other keys show what they do to the still picture.
+            # Drawn again, so that the other keys show what they do to the still image.
             self.window.show(with_text(self.controls.render(matted), self._lines(matted)))
             if not self._obey(self.window.key(_PAUSE_POLL), matted):
                 return False

@@ -99,7 +99,7 @@ class Controls:
         self.chosen = names.index("blur")
 
     def render(self, matted: MattedFrame) -> NDArray[np.uint8]:
-        """The picture for the window, HxWx3 RGB uint8, twice as wide side by side."""
+        """The image for the window, HxWx3 RGB uint8, twice as wide side by side."""
         if self.alpha_view:
             grey = np.rint(matted.alpha * 255).astype(np.uint8)
             view = np.repeat(grey[:, :, None], 3, axis=2)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 _HD_HEIGHT = 720
-"""Pictures from this height on that do not say their colour matrix are taken for BT.709, smaller
+"""Images from this height on that do not say their colour matrix are taken for BT.709, smaller
 ones for BT.601, as players do."""
 _UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
 
@@ -29,7 +29,7 @@ class VideoError(PortraitmattingError):
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One picture of a video."""
+    """One image of a video."""
 
     image: NDArray[np.uint8]
     """HxWx3 RGB, upright."""
@@ -73,7 +73,7 @@ class VideoReader:
     """Context manager over a video file (or URL) that FFmpeg can read.
 
     Iterate to get every `Frame`, in order, memory constant. Rotation noted in the file is applied,
-    so `height` and `width` are those of the upright picture. Raises `VideoError` for what is no
+    so `height` and `width` are those of the upright image. Raises `VideoError` for what is no
     video; packets that cannot be decoded are counted in `damaged`, and the rest goes on.
     """
 
@@ -82,7 +82,7 @@ class VideoReader:
         self._av = import_av()
         self._container = open_input(self.path)
         try:
-            self._stream = self._pictures()
+            self._stream = self._images()
             self.start = Fraction(self._container.start_time or 0, self._av.time_base)
             """What the file's own clock shows at the beginning, in seconds; `Frame.pts` shows 0."""
             self.damaged = 0
@@ -95,7 +95,7 @@ class VideoReader:
             raise
         self.height, self.width = self._first.image.shape[:2]
 
-    def _pictures(self) -> "VideoStream":
+    def _images(self) -> "VideoStream":
         # Music files hold their cover as a "video" of one frame.
         covers = self._av.stream.Disposition.attached_pic
         for stream in self._container.streams.video:
@@ -116,7 +116,7 @@ class VideoReader:
 
     @property
     def pixel_aspect(self) -> Fraction:
-        """Width over height of one pixel of the upright picture."""
+        """Width over height of one pixel of the upright image."""
         aspect = self._stream.sample_aspect_ratio or Fraction(1)
         return 1 / aspect if self._turns % 2 else aspect
 

@@ -1,4 +1,4 @@
-"""Recordings of live pictures: started and stopped at will, each frame at its own time."""
+"""Recordings of live images: started and stopped at will, each frame at its own time."""
 
 import contextlib
 from datetime import datetime

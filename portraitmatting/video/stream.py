@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from portraitmatting.choices import at_short_side
 from portraitmatting.compositing import Background, as_background, composite, rgba
-from portraitmatting.depth import to_depth, to_unit
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.foreground import METHODS, blur_fusion, estimate_foreground
+from portraitmatting.images.pixels import to_dtype, to_unit
 from portraitmatting.predictor import Predictor
-from portraitmatting.presets import at_short_side
+from portraitmatting.video.auto_size import AutoSize
 from portraitmatting.video.backgrounds import GREEN, MovingBackground
-from portraitmatting.video.presets import AutoSize
 from portraitmatting.video.reader import Frame
-from portraitmatting.video.temporal import Smoother
+from portraitmatting.video.smoothing import Smoother
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class MattedFrame:
         scene = torch.from_numpy(to_unit(self.image)).to(self.device).permute(2, 0, 1)[None]
         matte = torch.from_numpy(self.alpha).to(self.device)[None, None]
         colours = blur_fusion(scene, matte)[0].permute(1, 2, 0).cpu().numpy()
-        return to_depth(colours, np.uint8)
+        return to_dtype(colours, np.uint8)
 
     def rgba(self) -> NDArray[np.uint8]:
         """The cut-out, HxWx4 uint8, straight alpha."""
@@ -77,12 +77,12 @@ def matte_stream(
 ) -> Iterator[MattedFrame]:
     """Frames of a video, HxWx3 RGB uint8 or `Frame`, all of one size -> one `MattedFrame` each.
 
-    `background` is a `Background`, a picture HxWx3, or text as `parse_background` takes it.
+    `background` is a `Background`, an image HxWx3, or text as `parse_background` takes it.
     `foreground` is a method of `estimate_foreground`. `smooth` steadies the matte over time
-    (`Smoother`); `batch_size` frames go through the network together, which delays live pictures.
+    (`Smoother`); `batch_size` frames go through the network together, which delays live images.
     `auto_size` chooses the working size by the time that frames take, else the predictor's is
     used. Bare arrays count as 25 frames per second. Raises PortraitmattingError for unknown
-    methods and backgrounds at the call, for frames that are no pictures on the way.
+    methods and backgrounds at the call, for frames that are no images on the way.
     """
     if foreground not in METHODS:
         raise PortraitmattingError(f"foreground method {foreground!r}: use {', '.join(METHODS)}")

@@ -35,10 +35,10 @@ class VirtualCamera:
         if self._camera is not None:
             self._camera.close()
 
-    def send(self, picture: NDArray[np.uint8]) -> None:
+    def send(self, image: NDArray[np.uint8]) -> None:
         """HxWx3 RGB uint8, all of one size."""
         if self._camera is None:
-            height, width = picture.shape[:2]
+            height, width = image.shape[:2]
             try:
                 self._camera = self._make(width, height, self._rate)
             except RuntimeError as error:
@@ -47,4 +47,4 @@ class VirtualCamera:
                     "or on Linux v4l2loopback (sudo modprobe v4l2loopback exclusive_caps=1)"
                 ) from None
             self.device = self._camera.device
-        self._camera.send(np.ascontiguousarray(picture))
+        self._camera.send(np.ascontiguousarray(image))

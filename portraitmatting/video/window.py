@@ -44,7 +44,7 @@ def _quiet_qt() -> None:
 
 
 class Window:
-    """Context manager: a window that can be resized, keeping the picture's proportions.
+    """Context manager: a window that can be resized, keeping the image's proportions.
 
     To be used from the main thread, after `require_display`.
     """
@@ -67,12 +67,12 @@ class Window:
             cv2.destroyWindow(self._title)
         cv2.waitKey(1)
 
-    def show(self, picture: NDArray[np.uint8]) -> None:
+    def show(self, image: NDArray[np.uint8]) -> None:
         """HxWx3 RGB uint8; the window takes its shape when that changes."""
-        if picture.shape != self._sized:
-            self._sized = picture.shape
-            cv2.resizeWindow(self._title, picture.shape[1], picture.shape[0])
-        cv2.imshow(self._title, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        if image.shape != self._sized:
+            self._sized = image.shape
+            cv2.resizeWindow(self._title, image.shape[1], image.shape[0])
+        cv2.imshow(self._title, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
     def key(self, milliseconds: int = 1) -> int | None:
         """The key pressed within that time, -1 for none; None once the window has been closed."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from portraitmatting.atomic import atomic_path
 from portraitmatting.cli import one_line
-from portraitmatting.images import write_image
+from portraitmatting.images.files import write_image
 from portraitmatting.video.audio import AudioTracks
 from portraitmatting.video.reader import VideoError, import_av
 
@@ -79,7 +79,7 @@ def format_of(path: str | os.PathLike[str]) -> Format | None:
     return FORMATS.get(suffix)
 
 
-def check_places(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+def check_outputs(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
     """Raise `VideoError` if `target` is of no known kind, is `source`, or lies in no folder."""
     format_of(target)
     if Path(target).exists() and Path(source).exists() and Path(target).samefile(source):

@@ -1,6 +1,6 @@
 """What may come in: an ASGI layer in front of Gradio, which by itself is more hospitable.
 
-Gradio's server fetches the address of a picture that a request names instead of sending it, and
+Gradio's server fetches the address of an image that a request names instead of sending it, and
 has routes for proxies, recordings and more. Here only what the page needs passes.
 """
 
@@ -84,7 +84,7 @@ class Guard:
             if not length.isdigit():
                 raise Refused(411, "an upload must say its length")
             if int(length) > self.max_bytes + _FORM_BYTES:
-                raise Refused(413, f"pictures may have up to {self.max_bytes / 1e6:g} MB")
+                raise Refused(413, f"images may have up to {self.max_bytes / 1e6:g} MB")
         elif path.startswith(_FILE) and method in ("GET", "HEAD"):
             self._check_file(path.removeprefix(_FILE))
         elif not path.startswith(_WRITE if method == "POST" else _READ) and path != "/":
@@ -100,7 +100,7 @@ class Guard:
             body += event.get("body", b"")
             more = event.get("more_body", False)
             if len(body) > _MESSAGE_BYTES:
-                raise Refused(413, "the call is too long: upload pictures first")
+                raise Refused(413, "the call is too long: upload images first")
         try:
             # The hook sees every pair of every object, those of repeated keys too.
             json.loads(body or b"{}", object_pairs_hook=self._check_pairs)
@@ -117,7 +117,7 @@ class Guard:
     def _check_file(self, path: Any) -> None:
         inside = isinstance(path, str) and os.path.normpath(path).startswith(self.inside)
         if not inside:
-            raise Refused(400, "pictures must be uploaded: no other file or address is opened")
+            raise Refused(400, "images must be uploaded: no other file or address is opened")
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

@@ -19,10 +19,10 @@ from portraitmatting import (
     read_image,
     write_image,
 )
-from portraitmatting.presets import PRESETS, at_preset
+from portraitmatting.choices import PRESETS, at_preset
 
 CHOICES = {
-    "background": ("colour", "blur", "chequer", "picture"),
+    "background": ("colour", "blur", "chequer", "image"),
     "preset": tuple(PRESETS),
     "foreground": ("ml", "fast", "cf", "none"),
 }
@@ -50,14 +50,14 @@ class Upload:
         return re.sub(r"[^\w-]+", "-", stem).strip("-_")[:60] or "photo"
 
     def read(self, megapixels: float) -> Any:
-        """The picture in it, with its profile; `PortraitmattingError` that calls it by `name`."""
+        """The image in it, with its profile; `PortraitmattingError` that calls it by `name`."""
         name = self.stem + re.sub(r"[^\w.]", "", Path(self.name).suffix)[:8]
         if not self.path.is_file():
             raise PortraitmattingError(f"{name}: no longer on the server: send it again")
         if (size := _megapixels(self.path)) > megapixels:
             raise PortraitmattingError(
                 f"{name}: {size:.1f} megapixels, and this page takes up to {megapixels:g}: "
-                "scale the picture down"
+                "scale the image down"
             )
         try:
             return read_image(self.path)
@@ -73,7 +73,7 @@ class Choices:
     background: str = "colour"
     colour: str = "#ffffff"
     picture: Upload | None = None
-    """The background, if that is "picture"."""
+    """The background, if that is "image"."""
     preset: str = "quality"
     foreground: str = "ml"
 
@@ -82,8 +82,8 @@ class Choices:
             value, known = getattr(self, field.name), CHOICES.get(field.name)
             if known and value not in known:
                 raise PortraitmattingError(f"{field.name} {value!r}: use {', '.join(known)}")
-        if self.background == "picture" and self.picture is None:
-            raise PortraitmattingError("background 'picture': give a background picture too")
+        if self.background == "image" and self.picture is None:
+            raise PortraitmattingError("background 'image': give a background image too")
         _ = self.hex_colour
 
     @property
@@ -135,7 +135,7 @@ class Result:
 def matte_photo(
     predictor: Predictor, photo: Upload, choices: Choices, megapixels: float, progress: _Progress
 ) -> Result:
-    """The whole way. `megapixels` is how large pictures may be; `progress` is told the part that is
+    """The whole way. `megapixels` is how large images may be; `progress` is told the part that is
     done and what comes next. Raises `PortraitmattingError`, one line, for whatever its user can
     mend."""
     progress(0, "Reading")
@@ -148,7 +148,7 @@ def matte_photo(
             f"(the photo has {pixels:.1f}): use ml or fast"
         )
     background: Any = choices.hex_colour if choices.background == "colour" else choices.background
-    if choices.background == "picture":
+    if choices.background == "image":
         background = cast(Upload, choices.picture).read(megapixels).pixels
     progress(0.1, "Matting")
     alpha = at_preset(predictor, choices.preset).predict(image).alpha

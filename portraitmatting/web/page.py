@@ -39,19 +39,19 @@ def build_page(
 
     Photos may have up to `megapixels`. Results are written below `folder`, which must be Gradio's
     own, and deleted when they are older than `keep_seconds`; so are uploads. `examples` is a folder
-    of pictures to offer, if it is there.
+    of images to offer, if it is there.
     """
 
     def make(photo: Any, chosen: tuple[Any, ...], progress: gr.Progress, previews: bool) -> Any:
         """The paths of the previews, if asked for, and of the results."""
-        background, colour, picture, preset, foreground = chosen
+        background, colour, image, preset, foreground = chosen
         # Whoever knows a file's address may fetch it: nobody should guess one.
         own = folder / secrets.token_hex(16)
         try:
             if photo is None:
                 raise PortraitmattingError("there is no photo: send one")
             upload = _upload(photo)
-            choices = Choices(background, colour, picture and _upload(picture), preset, foreground)
+            choices = Choices(background, colour, image and _upload(image), preset, foreground)
             result = matte_photo(predictor, upload, choices, megapixels, progress)
             own.mkdir()
             shown = result.write_previews(own) if previews else []
@@ -68,19 +68,19 @@ def build_page(
         photo: Any,
         background: Any = "colour",
         colour: Any = "#ffffff",
-        background_picture: Any = None,
+        background_image: Any = None,
         preset: Any = "quality",
         foreground: Any = "ml",
         progress: gr.Progress = gr.Progress(),  # noqa: B008  # how Gradio asks for it
     ) -> Any:
-        chosen = (background, colour, background_picture, preset, foreground)
+        chosen = (background, colour, background_image, preset, foreground)
         return make(photo, chosen, progress, previews=False)
 
     def show(*values: Any, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
         photo, *chosen = values
         if photo is None:
             return *[None] * 3, *[gr.update(value=None, interactive=False)] * 3
-        if chosen[0] == "picture" and chosen[2] is None:
+        if chosen[0] == "image" and chosen[2] is None:
             return (gr.skip(),) * 6  # it will be given next
         before, after, *others = make(photo, tuple(chosen), progress, previews=True)
         files = [gr.update(value=path, interactive=True) for path in others[2:]]
@@ -93,20 +93,20 @@ def build_page(
         delete_cache=(max(1, keep_seconds // 4), keep_seconds),
     ) as page:
         gr.Markdown(
-            "# Portraitmatting\nA photo in, the person's alpha matte and cut-out out. Pictures "
+            "# Portraitmatting\nA photo in, the person's alpha matte and cut-out out. Images "
             "stay on the machine that serves this page, for at most "
             f"{max(1, round(keep_seconds / 60))} minutes."
         )
         with gr.Row():
             with gr.Column(scale=3, min_width=390):
-                photo = _picture_box("Photo", height=260)
+                photo = _image_box("Photo", height=260)
                 if found := sorted(p for p in examples.glob("*") if p.suffix in _EXAMPLE_SUFFIXES):
                     gr.Examples([[str(p)] for p in found], photo, label="Examples")
                 background = gr.Radio(
                     _named("background"), value="colour", label="Background", elem_classes="one-row"
                 )
                 colour = gr.ColorPicker("#ffffff", label="Colour")
-                picture = _picture_box("Background picture", height=160, visible=False)
+                image = _image_box("Background image", height=160, visible=False)
                 with gr.Row():
                     preset = _menu("Preset", "preset", "quality")
                     foreground = _menu("Edge colours", "foreground", "ml")
@@ -126,7 +126,7 @@ def build_page(
                 cut_out_view = _view("Cut-out", "cut-out")
                 rgba = gr.DownloadButton("Download cut-out", interactive=False)
         views, files = [slider, matte_view, cut_out_view], [alpha, rgba, composite]
-        inputs: list[Any] = [photo, background, colour, picture, preset, foreground]
+        inputs: list[Any] = [photo, background, colour, image, preset, foreground]
         one_at_a_time: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "network"}
         gr.on(
             [component.change for component in inputs],
@@ -140,9 +140,9 @@ def build_page(
             **one_at_a_time,
         )
         background.change(
-            lambda kind: [gr.update(visible=kind == name) for name in ("colour", "picture")],
+            lambda kind: [gr.update(visible=kind == name) for name in ("colour", "image")],
             background,
-            [colour, picture],
+            [colour, image],
             queue=False,
             show_progress="hidden",
             api_visibility="private",
@@ -154,7 +154,7 @@ def build_page(
     return page.queue(max_size=_WAITING, api_open=False)
 
 
-def _picture_box(label: str, height: int, visible: bool = True) -> gr.Image:
+def _image_box(label: str, height: int, visible: bool = True) -> gr.Image:
     # Nothing is to touch what was sent: no mode to convert to, and snapshots without loss.
     return gr.Image(
         label=label,

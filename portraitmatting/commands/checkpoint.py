@@ -1,0 +1,70 @@
+"""`portraitmatting checkpoint convert|info|verify`: checkpoints on the command line."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from portraitmatting.checkpoint.registry import SUMS, checkpoints_folder, known_sums
+from portraitmatting.cli import FAILED, given, run
+from portraitmatting.errors import CheckpointError, PortraitmattingError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, call, exit code."""
+    options = parser().parse_args(arguments)
+    if options.command == "convert":
+        chosen = given(options, "storage", "facts", "overwrite")
+        from portraitmatting.checkpoint.convert import convert
+
+        convert(options.source, options.destination, **chosen)
+        print(_table(options.destination))
+    elif options.command == "info":
+        print("\n\n".join(_table(source) for source in options.sources or [None]))
+    else:
+        return _verify_all(options.sources)
+    return 0
+
+
+def _table(source: str | Path | None) -> str:
+    from portraitmatting.checkpoint.files import describe
+
+    return "\n".join(f"{name + ':':<20}{value}" for name, value in describe(source).items())
+
+
+def _verify_all(sources: list[str]) -> int:
+    folder = checkpoints_folder()
+    sources = sources or [str(folder / name) for name in known_sums(folder)]
+    if not sources:
+        raise CheckpointError(f"nothing to verify: {folder} holds no {SUMS}")
+    from portraitmatting.checkpoint.files import verify
+
+    code = 0
+    for source in sources:
+        try:
+            print(verify(source))
+        except PortraitmattingError as error:
+            print(f"FAILED {error}")
+            code = FAILED
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; nothing heavy is imported for it."""
+    parser = argparse.ArgumentParser(
+        prog="portraitmatting checkpoint", description="Checkpoint files."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    to_ours = commands.add_parser("convert", help="the author's file to one of ours")
+    to_ours.add_argument("source", type=Path)
+    to_ours.add_argument("destination", type=Path)
+    to_ours.add_argument("--storage", choices=("fp32", "fp16", "int8"), help="default: fp16")
+    to_ours.add_argument("--facts", type=Path, help="JSON file that describes the weights")
+    to_ours.add_argument("--overwrite", action="store_true", default=None)
+    for name, text in (("info", "what a checkpoint is"), ("verify", "check files, all by default")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("sources", nargs="*", metavar="source", help="a name or a path")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main)

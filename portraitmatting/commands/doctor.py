@@ -1,0 +1,47 @@
+"""Command line: `portraitmatting doctor`."""
+
+import argparse
+from collections.abc import Sequence
+
+from portraitmatting.cli import FAILED, one_line, run
+from portraitmatting.doctor.finding import Finding
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, look, report; exit code 1 if anything is wrong."""
+    parser().parse_args(arguments)
+    findings = examine()
+    width = max(len(finding.name) for finding in findings) + 2
+    for finding in findings:
+        print(f"{finding.name:<{width}}{one_line(finding.found)}")
+    wrongs = [finding.wrong for finding in findings if finding.wrong]
+    print(f"\n{len(wrongs) or 'nothing'} wrong")
+    for wrong in wrongs:
+        print(f"- {one_line(wrong)}")
+    return FAILED if wrongs else 0
+
+
+def examine() -> list[Finding]:
+    """Every check in turn."""
+    from portraitmatting.cli import own_version
+    from portraitmatting.doctor import environment, machine, shelves
+
+    findings = [Finding("portraitmatting", own_version()), *environment.versions()]
+    findings += environment.opencv() + environment.requirements() + environment.imports()
+    torch, _ = environment.attempt("torch")
+    if torch:
+        findings += machine.devices(torch) + machine.threads(torch)
+    return findings + shelves.checkpoint() + environment.extras()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; nothing heavy is imported for it."""
+    return argparse.ArgumentParser(
+        prog="portraitmatting doctor",
+        description="Versions, devices, threads and checkpoint, and in words what is wrong with "
+        "this environment. Exit code 1 if anything is.",
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,127 @@
+"""Command line: `portraitmatting evaluate FOLDER`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from portraitmatting.cli import FAILED, given, run
+from portraitmatting.errors import PortraitmattingError
+
+if TYPE_CHECKING:
+    from portraitmatting.evaluate import MattingMethod
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, call, exit code."""
+    options = parser().parse_args(arguments)
+    outputs = (options.csv, options.json, options.contact_sheet)
+    for output in filter(None, outputs):
+        if not output.parent.is_dir():  # found now, not after an hour of scoring
+            raise PortraitmattingError(f"{output.parent}: no such folder: make it first")
+    from portraitmatting.evaluate.benchmark import find_benchmark
+
+    benchmark = find_benchmark(options.folder)
+    print(f"{benchmark.folder}: {benchmark.layout}, {len(benchmark.samples)} images\n", flush=True)
+    from portraitmatting.evaluate.contact_sheet import draw_contact_sheet
+    from portraitmatting.evaluate.evaluation import evaluate
+    from portraitmatting.evaluate.table import format_report
+    from portraitmatting.images.files import write_image
+
+    choices = given(options, "regions", "band", "video", "worst", "seed")
+    report = evaluate(benchmark, _methods(options), progress=True, **choices)
+    print(format_report(report))
+    if options.csv:
+        report.write_csv(options.csv)
+    if options.json:
+        report.write_json(options.json)
+    if options.contact_sheet and report.worst:
+        write_image(options.contact_sheet, draw_contact_sheet(report.worst))
+    return FAILED if report.failures or not report.rows else 0
+
+
+def _methods(options: argparse.Namespace) -> list["MattingMethod"]:
+    from portraitmatting.checkpoint.registry import DEFAULT, locate
+    from portraitmatting.evaluate.methods import from_checkpoint, from_folder
+
+    mattes = [_named(text) for text in options.mattes or ()]
+    for name, folder in mattes:
+        if name is None:
+            raise PortraitmattingError(f"--mattes {folder}: give it a name, as in rvm={folder}")
+    # Folders first: a wrong one is found before a network is loaded.
+    folders = [from_folder(str(name), folder) for name, folder in mattes]
+    sources = [_named(text) for text in options.checkpoint or ()]
+    if not sources and not folders:
+        sources = [(None, DEFAULT)]
+    sizes = options.short_side or [None]
+    ours = []
+    for name, source in sources:
+        name = name or locate(source)[0].stem
+        for size in sizes:
+            label = f"{name}@{size}" if len(sizes) > 1 else name
+            choices = given(options, "device", "precision")
+            ours.append(from_checkpoint(source, label, short_side=size, **choices))
+    return ours + folders
+
+
+def _named(text: str) -> tuple[str | None, str]:
+    """NAME=PATH as its two parts; a path alone, even one with "=" in it, has no name."""
+    name, equals, path = text.partition("=")
+    return (name, path) if name and equals and not Path(text).exists() else (None, text)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; nothing heavy is imported for it."""
+    parser = argparse.ArgumentParser(
+        prog="portraitmatting evaluate",
+        description="Score mattes against the truth of a benchmark folder: P3M-10k, PPM-100, "
+        "AIM-500, or plain image/ + alpha/ (+ trimap/). Exit code 1 if any image could not be "
+        "scored.",
+    )
+    add = parser.add_argument
+    add("folder", help="the benchmark's folder")
+    add(
+        "--checkpoint",
+        nargs="+",
+        metavar="[NAME=]PATH",
+        help="checkpoints to score, by name or path (default: the default checkpoint, "
+        "unless --mattes is given)",
+    )
+    add(
+        "--mattes",
+        nargs="+",
+        metavar="NAME=FOLDER",
+        help="mattes or cut-outs of any tool to score alike, named as the images are",
+    )
+    add(
+        "--regions",
+        nargs="+",
+        choices=("whole", "unknown"),
+        help="pixels to score (default: whole)",
+    )
+    add(
+        "--band",
+        type=float,
+        help="where there are no trimaps, half the width of the unknown region around edges, "
+        "as a fraction of the short side (default: 0.0125)",
+    )
+    add("--video", action="store_true", default=None, help="folders are clips: add dtSSD")
+    add(
+        "--short-side",
+        nargs="+",
+        type=int,
+        metavar="PIXELS",
+        help="working size; several are scored side by side (default: the checkpoint's)",
+    )
+    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="default: the checkpoint's")
+    add("--device", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    add("--csv", type=Path, metavar="FILE", help="write the scores of every image")
+    add("--json", type=Path, metavar="FILE", help="write scores, means, comparisons, protocol")
+    add("--contact-sheet", type=Path, metavar="FILE", help="write an image of the worst cases")
+    add("--worst", type=int, metavar="N", help="rows of the contact sheet (default: 8)")
+    add("--seed", type=int, help="of the intervals and tests (default: 0)")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,147 @@
+"""The person before another background, live or in a video file.
+
+Live:  portraitmatting webcam [CAMERA]       a camera's index or device, a stream's URL, or a file
+File:  portraitmatting webcam IN.mp4 -o OUT  no window; OUT ends in .mp4, .mkv, .webm or .mov, or is
+                                             the name of a folder for PNG files
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from portraitmatting.cli import FAILED, given, run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, call, exit code."""
+    options = parser().parse_args(arguments)
+    converts = options.output is not None and Path(options.source).is_file()
+    return convert(options) if converts else show(options)
+
+
+def convert(options: argparse.Namespace) -> int:
+    from portraitmatting.errors import PortraitmattingError
+    from portraitmatting.video.backgrounds import parse_video_background
+    from portraitmatting.video.reader import VideoReader
+    from portraitmatting.video.writer import check_outputs
+
+    # What can be wrong with the call is found before the seconds that PyTorch takes to load.
+    check_outputs(options.source, options.output)
+    backgrounds = options.background or [None]
+    if len(backgrounds) > 1:
+        raise PortraitmattingError("a file takes one --background: run once for each")
+    background = backgrounds[0] and parse_video_background(backgrounds[0])
+    with VideoReader(options.source):
+        pass
+
+    from portraitmatting.video.convert import matte_video
+
+    predictor = load(options)
+    print(predictor, file=sys.stderr)
+    chosen = given(options, "foreground", "smooth", "preset", "batch_size")
+    done = matte_video(
+        options.source, options.output, predictor, background, progress=True, **chosen
+    )
+    print(f"{done} in {options.output}")
+    return FAILED if done.damaged else 0
+
+
+def show(options: argparse.Namespace) -> int:
+    from portraitmatting.video.backgrounds import live_backgrounds
+    from portraitmatting.video.camera import Camera
+    from portraitmatting.video.window import require_display
+
+    # What can be wrong with the call is found before the seconds that PyTorch takes to load.
+    if options.window is not False:
+        require_display()
+    backgrounds = live_backgrounds(options.background or [])
+    with Camera(options.source, **given(options, "width", "height")) as camera:
+        from portraitmatting.video.live import run_live
+
+        predictor = load(options)
+        print(predictor, file=sys.stderr)
+        names = ("foreground", "smooth", "preset", "target_rate", "overlay", "window")
+        chosen = given(options, *names, "virtual_camera", "folder")
+        timing = run_live(camera, predictor, backgrounds, record_to=options.output, **chosen)
+    print(timing)
+    if timing.lost:
+        print(f"camera {options.source} gives no more frames", file=sys.stderr)
+    return FAILED if timing.failed else 0
+
+
+def load(options: argparse.Namespace) -> Any:
+    from portraitmatting.checkpoint import load_model
+    from portraitmatting.predictor import Predictor
+
+    model = load_model(options.checkpoint, options.device)
+    return Predictor(model, **given(options, "short_side", "precision"))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; nothing heavy is imported for it."""
+    parser = argparse.ArgumentParser(
+        prog="portraitmatting webcam",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", nargs="?", default="0", help="default: camera 0")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="of a file: write all of it here, without a --background transparent where the kind "
+        "can; of a camera: record to here from the start",
+    )
+    result = parser.add_argument_group("result")
+    result.add_argument(
+        "--background",
+        action="append",
+        help="a colour, an image, a video, blur, blur:0.05 or chequer (default: green for "
+        "files, blur live); live, several are gone through with the key n",
+    )
+    result.add_argument(
+        "--foreground",
+        help="how the person's colours are estimated: fast, ml, cf or none (default: fast)",
+    )
+    result.add_argument(
+        "--no-smooth",
+        dest="smooth",
+        action="store_false",
+        default=None,
+        help="leave the matte as it is from frame to frame",
+    )
+    speed = parser.add_argument_group("speed")
+    speed.add_argument(
+        "--preset",
+        help="fast, balanced or quality: 0.6, 0.8 or 1 of the checkpoint's working size; live also "
+        "auto, which follows --target-rate (default: quality for files, auto live)",
+    )
+    speed.add_argument("--target-rate", type=float, help="frames per second (default: 24)")
+    speed.add_argument(
+        "--batch-size", type=int, help="files only (default: 8 on a GPU, 1 on a CPU)"
+    )
+    live = parser.add_argument_group("live")
+    live.add_argument("--width", type=int, help="asked of the camera")
+    live.add_argument("--height", type=int, help="asked of the camera")
+    live.add_argument("--no-overlay", dest="overlay", action="store_false", default=None)
+    live.add_argument("--no-window", dest="window", action="store_false", default=None)
+    live.add_argument(
+        "--virtual-camera", action="store_true", default=None, help="for meeting programs"
+    )
+    live.add_argument("--folder", type=Path, help="for snapshots and recordings (default: here)")
+    network = parser.add_argument_group("network")
+    network.add_argument("--checkpoint", help="a name in checkpoints/ or a path (default: ours)")
+    network.add_argument(
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda, cuda:1, mps; of an ONNX file also directml, coreml",
+    )
+    network.add_argument("--precision", help="auto, fp32, bf16 or fp16 (default: the checkpoint's)")
+    network.add_argument("--short-side", type=int, help="the working size that presets start from")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main)

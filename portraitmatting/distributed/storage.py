@@ -1,0 +1,145 @@
+"""A folder of images or results, on a disk or in an object store."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from portraitmatting.atomic import atomic_path
+from portraitmatting.cli import one_line
+from portraitmatting.errors import PortraitmattingError
+from portraitmatting.images.files import READABLE, walk_images
+
+# What file systems call the time of a file's last change, in their own listings.
+_TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A folder that every machine sees under the same name: a path, or a URL that fsspec knows.
+
+    Paths below it are relative, with "/". Files appear whole or not at all: on disks by
+    `atomic_path`, in object stores by nature.
+    """
+
+    url: str
+    """As the user gave it."""
+    fs: Any
+    root: str
+    """The folder, as `fs` calls it."""
+
+    def __str__(self) -> str:
+        return one_line(self.url)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder on a disk, or None in an object store."""
+        return Path(self.root) if isinstance(self.fs, LocalFileSystem) else None
+
+    def name(self, path: str) -> str:
+        """The file at `path` as `fs` calls it."""
+        return f"{self.root.rstrip('/')}/{path}"
+
+    def exists(self) -> bool:
+        """Whether there is such a folder."""
+        with explained(self):
+            return bool(self.fs.isdir(self.root))
+
+    def images(self, exclude: "Storage") -> Iterator[tuple[Path, dict[str, float]]]:
+        """Each folder with the names of its images and when they were changed last, in seconds.
+
+        One folder at a time, so that memory is that of the largest. What counts as an image, and
+        that hidden names and the place `exclude` do not, is as in `list_images`. An image that is
+        not there (a dangling link) was changed at infinity: reading it will tell.
+        """
+        if self.folder is None:
+            yield from self._walk(exclude)
+            return
+        for images in walk_images(self.folder, exclude.folder):
+            changed = {}
+            for path in images:
+                try:
+                    changed[path.name] = (self.folder / path).stat().st_mtime
+                except OSError:
+                    changed[path.name] = float("inf")
+            yield images[0].parent, changed
+
+    def _walk(self, exclude: "Storage") -> Iterator[tuple[Path, dict[str, float]]]:
+        with explained(self):
+            for folder, below, files in self.fs.walk(self.root, detail=True, on_error="raise"):
+                for name in list(below):
+                    path = f"{folder.rstrip('/')}/{name}"
+                    if name.startswith(".") or (exclude.fs == self.fs and path == exclude.root):
+                        del below[name]
+                changed = {
+                    name: _changed(files[name])
+                    for name in sorted(files)
+                    if not name.startswith(".") and Path(name).suffix.lower() in READABLE
+                }
+                if changed:
+                    yield Path(os.path.relpath(folder, self.root)), changed
+
+    def changed(self, folder: str) -> dict[str, float]:
+        """The names of what is in `folder`, and when it was changed last; empty if there is no
+        such folder."""
+        with suppress(FileNotFoundError):
+            found = self.fs.ls(self.name(folder), detail=True)
+            return {info["name"].rsplit("/", 1)[-1]: _changed(info) for info in found}
+        return {}
+
+    def read(self, path: str) -> bytes:
+        """Raises `OSError`, or what the object store's own library raises."""
+        data: bytes = self.fs.cat_file(self.name(path))
+        return data
+
+    def write(self, path: str, data: bytes) -> None:
+        """Replaces what is there; raises as `read`."""
+        if self.folder is None:
+            self.fs.pipe_file(self.name(path), data)
+            return
+        target = self.folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(data)
+
+
+def find_storage(url: str) -> Storage:
+    """The place called `url`; raises `PortraitmattingError` if nothing here can go there."""
+    try:
+        # What other machines have written since must be seen.
+        fs, root = fsspec.url_to_fs(url, use_listings_cache=False)
+    except (ImportError, ValueError) as error:
+        raise PortraitmattingError(
+            f"{one_line(url)}: {one_line(str(error))}: choose a folder, or a URL that fsspec can "
+            "open here"
+        ) from error
+    return Storage(url, fs, root)
+
+
+@contextmanager
+def explained(place: Storage) -> Iterator[None]:
+    """Whatever goes wrong there becomes a `PortraitmattingError`: the libraries of object stores
+    have errors of their own."""
+    try:
+        yield
+    except PortraitmattingError:
+        raise
+    except Exception as error:
+        why = getattr(error, "strerror", None) or one_line(str(error)) or type(error).__name__
+        raise PortraitmattingError(
+            f"{place}: cannot be used ({why}): check the address and your rights there"
+        ) from error
+
+
+def _changed(info: dict[str, Any]) -> float:
+    """0, so that it is never newer than anything, if the file system does not tell."""
+    time = next((info[key] for key in _TIMES if info.get(key) is not None), 0.0)
+    if isinstance(time, str):
+        time = datetime.fromisoformat(time.replace("Z", "+00:00"))
+    return float(time.timestamp() if isinstance(time, datetime) else time)

@@ -1,0 +1,146 @@
+"""Images on disk: read any common kind as RGB, write atomically, list a tree.
+
+The files themselves are taken apart in decode.py and put together in encode.py.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from portraitmatting.atomic import atomic_path
+from portraitmatting.cli import one_line
+from portraitmatting.errors import ImageError
+from portraitmatting.images.decode import DecodedImage, decode
+from portraitmatting.images.encode import encode
+from portraitmatting.images.pixels import to_dtype
+
+READABLE = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff",
+    ".bmp", ".gif", ".avif", ".ppm", ".pgm", ".pbm", ".pnm",
+})  # fmt: skip
+WRITABLE = frozenset({".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg"})
+SIXTEEN_BIT = frozenset({".png", ".tif", ".tiff"})
+
+
+def read_image(path: str | os.PathLike[str]) -> DecodedImage:
+    """Any file that holds an image -> `Image`, whatever its suffix says.
+
+    uint16 where the file has 16 bits per colour, else uint8. EXIF orientation is applied.
+    Transparent images are laid over white, of animated ones the first frame counts. CMYK, Lab
+    and grey with a profile of their own go through it to sRGB. Raises ImageError, one line, for
+    what cannot be read whole, floating-point pixels, and images above Pillow's limit of
+    179 megapixels (twice PIL.Image.MAX_IMAGE_PIXELS), which guards against decompression bombs.
+    """
+    name = one_line(os.fspath(path))
+    try:
+        data = Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{name}: cannot be opened ({reason}): check the path") from error
+    try:
+        return decode(data)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error
+
+
+def write_image(
+    path: str | os.PathLike[str], pixels: NDArray[Any], icc_profile: bytes | None = None
+) -> None:
+    """HxW grey, HxWx3 RGB or HxWx4 RGBA (straight alpha), uint8 | uint16 | float in 0..1, to
+    .png, .webp, .tif, .tiff, .jpg or .jpeg, by the suffix.
+
+    PNG and TIFF keep uint16; WebP and JPEG hold 8 bits, to which uint16 is rounded. Floats are
+    rounded to 8 bits. WebP is lossless, save for colours under full transparency; JPEG has no
+    transparency. The RGB `icc_profile` goes along, except with grey pixels, which it would not
+    describe. The file appears whole or not at all. Raises ImageError, one line, for anything
+    that keeps the file from being written.
+    """
+    path = Path(path)
+    name = one_line(str(path))
+    try:
+        data = encode_image(pixels, path.suffix, icc_profile)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(data)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error.__cause__
+    except OSError as error:
+        reason = error.strerror or one_line(str(error))
+        raise ImageError(f"{name}: cannot be written: {reason}: choose another output") from error
+
+
+def encode_image(pixels: NDArray[Any], suffix: str, icc_profile: bytes | None = None) -> bytes:
+    """The bytes of the file that `write_image` would write under a name with this suffix. Raises
+    ImageError that says what was found and the way out, but cannot name the file."""
+    suffix = suffix.lower()
+    if suffix not in WRITABLE:
+        raise ImageError(
+            f"cannot write {suffix or 'a file without suffix'!r}: use {', '.join(sorted(WRITABLE))}"
+        )
+    channels = {2: 1, 3: pixels.shape[-1]}.get(pixels.ndim) if pixels.size else None
+    if channels not in (1, 3, 4):
+        raise ImageError(f"expected HxW, HxWx3 or HxWx4 pixels, got {pixels.shape}")
+    if channels == 4 and suffix in (".jpg", ".jpeg"):
+        raise ImageError("JPEG has no transparency: write .png, .webp or .tif instead")
+    deep = pixels.dtype == np.uint16 and suffix in SIXTEEN_BIT
+    pixels = to_dtype(pixels, np.uint16 if deep else np.uint8)
+    if pixels.ndim == 3 and channels == 1:
+        pixels = pixels[..., 0]
+    try:
+        return encode(np.ascontiguousarray(pixels), suffix, None if channels == 1 else icc_profile)
+    except (OSError, ValueError) as error:  # sides beyond what the format can hold
+        raise ImageError(f"cannot be written: {one_line(str(error))}") from error
+
+
+def list_images(
+    folder: str | os.PathLike[str], exclude: str | os.PathLike[str] | None = None
+) -> list[Path]:
+    """The images below `folder`, by suffix, as sorted paths relative to it.
+
+    Hidden names are left out, and so is the folder `exclude` (an output folder inside the input).
+    Symlinks are followed, but each real folder is visited once, so that loops end. Dangling links
+    are listed: reading them tells the user. Raises ImageError where a folder cannot be listed.
+    """
+    return sorted(path for paths in walk_images(folder, exclude) for path in paths)
+
+
+def walk_images(
+    folder: str | os.PathLike[str], exclude: str | os.PathLike[str] | None = None
+) -> Iterator[list[Path]]:
+    """What `list_images` lists, while it is looked for: one real folder's images at a time."""
+    visited = set() if exclude is None else {os.path.realpath(exclude)}
+    return _walk(Path(folder), Path(), visited)
+
+
+def _walk(root: Path, below: Path, visited: set[str]) -> Iterator[list[Path]]:
+    folder = root / below
+    real = os.path.realpath(folder)
+    if real in visited:
+        return
+    visited.add(real)
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise ImageError(
+            f"{one_line(str(folder))}: cannot be listed: {error.strerror}: check the path"
+        ) from error
+    folders: list[Path] = []
+    paths: list[Path] = []
+    for entry in found:
+        if entry.name.startswith("."):
+            continue
+        path = below / entry.name
+        if os.path.isdir(entry.path):
+            folders.append(path)
+        elif path.suffix.lower() in READABLE and (
+            os.path.isfile(entry.path) or not os.path.exists(entry.path)
+        ):
+            paths.append(path)
+    if paths:
+        yield paths
+    for path in folders:
+        yield from _walk(root, path, visited)

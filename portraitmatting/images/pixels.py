@@ -1,0 +1,62 @@
+"""Pixel depths: the one place where uint8, uint16 and float pixels turn into each other.
+
+uint8 spans 0..255, uint16 spans 0..65535, floating point spans 0..1. Arithmetic happens in
+float32; rounding and clamping happen once, at the end.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from portraitmatting.errors import PortraitmattingError
+
+FLOAT_SLACK = 0.01  # resampling overshoots a little; an image in 0..255 overshoots a lot
+
+
+def peak(dtype: DTypeLike) -> int:
+    """The value that stands for full intensity: 255, 65535, or 1 for floating point."""
+    kind = np.dtype(dtype)
+    if kind == np.uint8 or kind == np.uint16:
+        return int(np.iinfo(kind).max)
+    if kind.kind == "f":
+        return 1
+    raise PortraitmattingError(
+        f"pixels of type {kind} are not supported: use uint8, uint16 or float in 0..1"
+    )
+
+
+def to_unit(pixels: NDArray[Any], what: str = "pixels") -> NDArray[np.float32]:
+    """Any shape, uint8 | uint16 | float -> float32 in [0, 1], same shape, always C-contiguous.
+
+    Floats a hair outside 0..1 are clamped. Others, and NaN, raise PortraitmattingError, because
+    an image in 0..255 that passes for one in 0..1 spoils results without a word; `what` names
+    the array in that message.
+    """
+    full = peak(pixels.dtype)
+    unit = np.ascontiguousarray(pixels, dtype=np.float32)
+    if full != 1:
+        return unit * np.float32(1 / full)
+    if unit.size and not (unit.min() >= -FLOAT_SLACK and unit.max() <= 1 + FLOAT_SLACK):
+        raise PortraitmattingError(
+            f"{what} of floating point must lie in 0..1, got {unit.min():.4g}..{unit.max():.4g}: "
+            "divide by the largest possible value (255 for 8 bits) first"
+        )
+    return np.clip(unit, 0, 1)
+
+
+def to_dtype(pixels: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+    """Any shape, uint8 | uint16 | float -> the same pixels as `dtype`, rounded to the nearest.
+
+    Going up and back again gives the very values. Errors as in `to_unit`.
+    """
+    kind = np.dtype(dtype)
+    full = peak(kind)
+    if pixels.dtype == kind and full != 1:
+        return pixels
+    if pixels.dtype == np.uint8 and kind == np.uint16:
+        return pixels.astype(np.uint16) * np.uint16(257)
+    unit = to_unit(pixels)
+    if full == 1:
+        return unit.astype(kind, copy=False)
+    return np.rint(unit * np.float32(full)).astype(kind)

@@ -1,0 +1,1 @@
+"""The network, in the order of the paper: encoder, pyramid pooling, decoder, heads."""

@@ -1,0 +1,89 @@
+"""The encoder: a convolutional stem, then the four stages of Swin-T."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from timm.models.swin_transformer import PatchMerging as TimmPatchMerging
+from torch import Tensor, nn
+
+from portraitmatting.modeling.cpu import linear
+from portraitmatting.modeling.swin import swin_blocks
+
+
+class PatchEmbed(nn.Module):
+    """Convolution 3x3 stride 2 and LayerNorm: (B, C, H, W) to (B, H/2, W/2, D)."""
+
+    def __init__(self, in_channels: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, dim, 3, stride=2, padding=1)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+
+
+class PatchMerging(TimmPatchMerging):
+    """Half the height and width, twice the channels: (B, H, W, C) to (B, H/2, W/2, 2C).
+
+    timm's, with its projection sent the faster way. An odd side is padded with zeros.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, height, width, dim = x.shape
+        # Traced graphs are for whole images, multiples of 32: no side is odd there.
+        if not torch.jit.is_tracing() and (height % 2 or width % 2):
+            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        x = x.view(batch, x.shape[1] // 2, 2, x.shape[2] // 2, 2, dim)
+        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)
+        return linear(self.norm(x), self.reduction.weight)
+
+
+class Encoder(nn.Module):
+    """RGB (B, 3, H, W) in [0, 1] to five maps (B, channels[i], H/strides[i], W/strides[i]).
+
+    The first map is the stem's, the others are the stages'. Each stage's map is normalised for
+    the decoder only; the next stage reads it as it is.
+    """
+
+    strides = (2, 4, 8, 16, 32)
+
+    def __init__(
+        self,
+        stem_channels: int,
+        embed_dim: int,
+        depths: Sequence[int],
+        heads: Sequence[int],
+        window: int,
+        mlp_ratio: float,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        dims = [embed_dim * 2**i for i in range(len(depths))]
+        self.channels = (stem_channels, *dims)
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, stem_channels, 3, stride=2, padding=1),
+            nn.PReLU(stem_channels),
+            nn.Conv2d(stem_channels, stem_channels, 3, padding=1),
+            nn.PReLU(stem_channels),
+        )
+        self.patch_embed = PatchEmbed(stem_channels, embed_dim)
+        # Stochastic depth grows linearly over the blocks (Huang et al., ECCV 2016).
+        rates = torch.linspace(0, drop_path, sum(depths)).split(list(depths))
+        self.stages = nn.ModuleList(
+            swin_blocks(dim, head, window, mlp_ratio, rate.tolist())
+            for dim, head, rate in zip(dims, heads, rates, strict=True)
+        )
+        self.merges = nn.ModuleList(PatchMerging(dim) for dim in dims[:-1])
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for dim in dims)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        stem = self.stem(image)
+        x = self.patch_embed(stem)
+        maps = [stem]
+        for i, (stage, norm) in enumerate(zip(self.stages, self.norms, strict=True)):
+            if i > 0:
+                x = self.merges[i - 1](x)
+            x = stage(x)
+            maps.append(norm(x).permute(0, 3, 1, 2))
+        return maps
