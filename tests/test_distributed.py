@@ -26,7 +26,8 @@ pytest.importorskip("ray.data")
 pa = pytest.importorskip("pyarrow")
 fsspec = pytest.importorskip("fsspec")
 
-from portraitmatting.distributed import cluster, job, many, worker  # noqa: E402
+from portraitmatting.distributed import cluster, job, worker  # noqa: E402
+from portraitmatting.distributed import run as run_module  # noqa: E402
 from portraitmatting.distributed.crash_counter import Attempts  # noqa: E402
 from portraitmatting.distributed.report import Report, Summary  # noqa: E402
 from portraitmatting.distributed.storage import find_storage  # noqa: E402
@@ -135,13 +136,13 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     two_cores, photos, checkpoint, one_thread, tmp_path, monkeypatch, capsys
 ):
     output, mark = tmp_path / "out", tmp_path / "killed"
-    matte_storage = many.matte_storage
+    matte_storage = run_module.matte_storage
 
     def deadly(source, output, plan, style, **options):
         style = DeadlyStyle(style.foreground, style.background, width=106, mark=str(mark))
         return matte_storage(source, output, plan, style, **options)
 
-    monkeypatch.setattr(many, "matte_storage", deadly)
+    monkeypatch.setattr(run_module, "matte_storage", deadly)
     options = ("--checkpoint", checkpoint, "--foreground", "none", "--preset", "fast")
     assert call(photos, output, *options) == FAILED
     assert mark.exists()
@@ -162,7 +163,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
 
     # A second run, once there is nothing to do.
     (photos / "x.y" / "bad.png").unlink()
-    monkeypatch.setattr(many, "connected", None)
+    monkeypatch.setattr(run_module, "connected", None)
     written = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
     assert call(photos, output, *options) == 0
     assert "0 done, 12 skipped, 0 failed\n" in capsys.readouterr().out
