@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from benchmarks.scenes import BACKGROUNDS, draw_background, draw_person
 from portraitmatting import Predictor, load_model, read_image
-from portraitmatting.choices import PRESETS, at_short_side, preset_short_side
+from portraitmatting.choices import PRESETS, preset_short_side
 from portraitmatting.foreground import estimate_foreground
 from portraitmatting.metrics import dtssd, mad
 from portraitmatting.video import VideoReader, VideoWriter, matte_stream
@@ -78,7 +78,7 @@ def speed(predictor: Predictor, folder: Path) -> None:
     with VideoWriter(source, 25) as writer:
         for image, _ in clip(HEIGHT, WIDTH, rounds):
             writer.write(image)
-    sizes = {name: preset_short_side(predictor, name) for name in PRESETS}
+    sizes = {name: preset_short_side(predictor.short_side, name) for name in PRESETS}
     parts: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in sizes}
     with VideoWriter(folder / "out.mp4", 25) as writer, VideoReader(source) as reader:
         frames = iter(reader)
@@ -87,7 +87,7 @@ def speed(predictor: Predictor, folder: Path) -> None:
             frame = next(frames)
             reading = time.perf_counter() - before
             for name, size in sizes.items():
-                at_size, smoother = at_short_side(predictor, size), Smoother()
+                at_size, smoother = predictor.at_short_side(size), Smoother()
                 smoother(frame.image, np.zeros(frame.image.shape[:2], np.float32))
                 (matted,) = matte_stream([frame], at_size, "blur", smooth=False)
                 times = {"reading": reading, "network": matted.network_seconds}
@@ -114,7 +114,7 @@ def speed(predictor: Predictor, folder: Path) -> None:
 def stability(predictor: Predictor, folder: Path) -> None:
     """dtSSD, temporal variance and error of the network's mattes, as they come and smoothed."""
     count = 24
-    small = at_short_side(predictor, preset_short_side(predictor, "fast"))
+    small = predictor.at_preset("fast")
     print(f"\n{count} frames of 480x360, the person of {PHOTO.name}, noise {NOISE:g},")
     print(f"network at short side {small.short_side}\n")
     _row("person", "mattes", "dtSSD x100", "variance x1e4", "edge variance x1e4", "MAD x1e3")

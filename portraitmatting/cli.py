@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
-from portraitmatting.errors import PortraitmattingError
+from portraitmatting.errors import PortraitmattingError, one_line
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 """Exit codes: some of the work failed; nothing was done, since the call is wrong; Ctrl-C."""
@@ -32,11 +32,6 @@ def run(main: Callable[[], int]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED
     sys.exit(code)
-
-
-def one_line(text: str) -> str:
-    """`text` with line breaks and other control characters escaped, as file names may hold them."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -6,22 +6,19 @@ in 0..1 and alpha HxW float in 0..1 in, HxWx3 of the image's dtype out. It may l
 """
 
 import functools
-import re
 from collections.abc import Callable
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageColor
 
+from portraitmatting.choices import BACKGROUND_SYNTAX, parse_background_syntax, parse_color
 from portraitmatting.errors import ImageError, PortraitmattingError
 from portraitmatting.images.files import read_image
 from portraitmatting.images.pixels import to_dtype, to_unit
 
 Background = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
-
-_CHOICES = "a colour (#rrggbb, #rgb or a name), blur, blur:0.05, chequer or an image's path"
 
 
 def composite(
@@ -74,12 +71,7 @@ def check_alpha(image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[np.float32]
 def color(value: str) -> Background:
     """One colour everywhere: "#rrggbb", "#rgb" or a CSS name, as sRGB. Raises PortraitmattingError
     for anything else."""
-    try:
-        rgb = np.array(ImageColor.getrgb(value), np.uint8)
-        if rgb.size != 3:
-            raise ValueError("transparent")
-    except ValueError as error:
-        raise PortraitmattingError(f"{value!r} is no colour: use #rrggbb or a name") from error
+    rgb = np.array(parse_color(value), np.uint8)
 
     def background(image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
         return np.broadcast_to(to_dtype(rgb, image.dtype), image.shape)
@@ -186,20 +178,18 @@ def as_background(value: Background | NDArray[Any] | str) -> Background:
 def parse_background(text: str) -> Background:
     """For command lines: "#rrggbb", "#rgb", a colour's name, "blur", "blur:0.05", "chequer" or the
     path of an image. Raises PortraitmattingError that lists these for anything else."""
-    if text == "chequer":
+    parsed = parse_background_syntax(text)
+    if parsed == "checkerboard":
         return chequer()
-    if match := re.fullmatch(r"blur(?::(.*))?", text, re.DOTALL):
-        try:
-            return blur() if match[1] is None else blur(float(match[1]))
-        except ValueError as error:
-            raise PortraitmattingError(
-                f"background {text!r}: blur takes a strength above 0 up to 0.5, as in blur:0.05"
-            ) from error
-    try:
+    if parsed == "blur":
+        return blur()
+    if isinstance(parsed, float):
+        return blur(parsed)
+    if isinstance(parsed, tuple):
         return color(text)
-    except PortraitmattingError:
-        pass
     try:
-        return image_background(read_image(text).pixels)
+        return image_background(read_image(parsed).pixels)
     except ImageError as error:
-        raise PortraitmattingError(f"background {text!r} is not {_CHOICES} ({error})") from error
+        raise PortraitmattingError(
+            f"background {text!r} is not {BACKGROUND_SYNTAX} that is an image ({error})"
+        ) from error

@@ -5,9 +5,10 @@ import shutil
 
 import torch
 
+from portraitmatting import choices
 from portraitmatting.errors import PortraitmattingError
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {name: getattr(torch, dtype) for name, dtype in choices.PRECISIONS.items()}
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -1,6 +1,11 @@
 """Mistakes that a user can mend. Every message is one line that names the value and the way out."""
 
 
+def one_line(text: str) -> str:
+    """`text` with line breaks and other control characters escaped, as file names may hold them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class PortraitmattingError(ValueError):
     """Base of all errors raised on purpose; command lines print it as one line."""
 

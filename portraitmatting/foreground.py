@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from portraitmatting.choices import METHODS
 from portraitmatting.compositing import check_alpha
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.images.pixels import to_dtype, to_unit
 
 Method = Literal["ml", "cf", "fast", "none"]
-METHODS: tuple[str, ...] = get_args(Method)
 
 _ZEROS = cv2.BORDER_CONSTANT
 

@@ -1,5 +1,6 @@
 """Arrays in, mattes out."""
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
@@ -77,7 +78,7 @@ class Predictor:
             precision = info.precision if info else "auto"
         self.short_side = short_side
         if preset is not None:
-            self.short_side = preset_short_side(self, preset)
+            self.short_side = preset_short_side(short_side, preset)
         self.model: PortraitMatting | OnnxModel
         if isinstance(model, OnnxModel):
             if compile:
@@ -118,6 +119,18 @@ class Predictor:
         for tensor in self.model.state_dict().values():
             digest.update(tensor.float().cpu().contiguous().numpy().data)
         return digest.hexdigest()[:16]
+
+    def at_short_side(self, short_side: int) -> "Predictor":
+        """The same network at another working size; this predictor stays as it is."""
+        if self.short_side == short_side:
+            return self
+        other = copy.copy(self)
+        other.short_side = short_side
+        return other
+
+    def at_preset(self, preset: str) -> "Predictor":
+        """The same network at a preset of this working size; raises `PortraitmattingError`."""
+        return self.at_short_side(preset_short_side(self.short_side, preset))
 
     def network_size(self, image: NDArray[Any]) -> tuple[int, int]:
         """The working size (h, w) of an image; those that share one can run together."""

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from portraitmatting.choices import MULTIPLE, check_short_side
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.images.pixels import peak, to_unit
 
-MULTIPLE = 32
 _LONGEST_ASPECT = 4
 """Beyond 4:1 the working size shrinks: its area never exceeds 4 short sides squared."""
 
@@ -30,11 +30,7 @@ def network_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     rule); strips longer than 4:1 are scaled down further, so that memory stays bounded.
     Raises `PortraitmattingError` for a `short_side` that is not a positive multiple of 32.
     """
-    if short_side < MULTIPLE or short_side % MULTIPLE:
-        near = max(MULTIPLE, round(short_side / MULTIPLE) * MULTIPLE)
-        raise PortraitmattingError(
-            f"short side {short_side}: expected a multiple of {MULTIPLE}, for instance {near}"
-        )
+    check_short_side(short_side)
     short, long = sorted((height, width))
     area = _LONGEST_ASPECT * short_side**2
     if long > _LONGEST_ASPECT * short:

@@ -12,14 +12,13 @@ from conftest import ROOT
 from portraitmatting import commands
 from portraitmatting.__main__ import main, parser
 from portraitmatting.checkpoint import STORAGE
-from portraitmatting.choices import PRESETS
+from portraitmatting.choices import KINDS, PRESETS
 from portraitmatting.cli import USAGE
 from portraitmatting.commands import COMMANDS, command
 from portraitmatting.commands.completion import WORDS, whole_parser
 from portraitmatting.device import PRECISIONS
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.evaluate import REGIONS
-from portraitmatting.folder.plan import KINDS
 from portraitmatting.foreground import METHODS
 from portraitmatting.images.files import WRITABLE
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portraitmatting.choices import at_short_side, preset_short_side
+from portraitmatting.choices import preset_short_side
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.metrics import dtssd
 from portraitmatting.video import AutoSize, VideoBackground, VideoError, matte_stream
@@ -114,18 +114,22 @@ def test_a_cut_and_a_new_size_start_afresh():
 
 def test_presets_follow_the_checkpoints_size():
     predictor = tiny_predictor()
-    large = at_short_side(predictor, 320)
-    assert [preset_short_side(large, p) for p in ("fast", "balanced", "quality")] == [192, 256, 320]
-    assert preset_short_side(predictor, "fast") == 32
+    large = predictor.at_short_side(320)
+    assert [preset_short_side(large.short_side, p) for p in ("fast", "balanced", "quality")] == [
+        192,
+        256,
+        320,
+    ]
+    assert preset_short_side(predictor.short_side, "fast") == 32
     assert predictor.short_side == 32 and large.model is predictor.model
     with pytest.raises(PortraitmattingError, match="preset 'best'"):
-        preset_short_side(predictor, "best")
+        preset_short_side(predictor.short_side, "best")
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.floats(1e-7, 1e-5), st.floats(0, 0.02), st.floats(5, 60))
 def test_auto_size_settles_on_the_largest_size_that_fits(per_pixel, rest, target):
-    auto = AutoSize(at_short_side(tiny_predictor(), 320), target)
+    auto = AutoSize(tiny_predictor().at_short_side(320), target)
     seen = []
     for _ in range(120):
         auto.rest_took(rest)

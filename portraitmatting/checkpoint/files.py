@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
+from portraitmatting import choices
 from portraitmatting.atomic import atomic_path
 from portraitmatting.checkpoint.author_keys import from_author_keys, is_author_state
 from portraitmatting.checkpoint.registry import SUMS, known_sums, locate, sha256
@@ -23,7 +24,7 @@ from portraitmatting.quantise import dequantise_int8, quantise_int8
 if TYPE_CHECKING:
     from portraitmatting.onnx_model import OnnxModel
 
-STORAGE = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.int8}
+STORAGE = {name: getattr(torch, dtype) for name, dtype in choices.STORAGE.items()}
 
 METADATA_KEY = "portraitmatting"
 """Under which a file's metadata, of safetensors or ONNX, holds `metadata_text`."""

@@ -3,8 +3,9 @@
 import argparse
 from collections.abc import Sequence
 
-from portraitmatting.cli import FAILED, one_line, run
+from portraitmatting.cli import FAILED, run
 from portraitmatting.doctor.finding import Finding
+from portraitmatting.errors import one_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

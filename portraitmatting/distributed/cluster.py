@@ -11,8 +11,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import ray
 from ray.data import DataContext
 
-from portraitmatting.cli import one_line
-from portraitmatting.errors import PortraitmattingError
+from portraitmatting.errors import PortraitmattingError, one_line
 
 
 @contextmanager

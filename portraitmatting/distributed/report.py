@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from portraitmatting.cli import one_line
 from portraitmatting.distributed.storage import Storage, explained
 from portraitmatting.distributed.worker import DONE, FAILED, STOPPED
+from portraitmatting.errors import one_line
 from portraitmatting.folder.pipeline import reason
 
 REPORT, FAILURES = "report.csv", "failures.csv"

@@ -12,8 +12,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from portraitmatting.atomic import atomic_path
-from portraitmatting.cli import one_line
-from portraitmatting.errors import PortraitmattingError
+from portraitmatting.errors import PortraitmattingError, one_line
 from portraitmatting.images.files import READABLE, walk_images
 
 # What file systems call the time of a file's last change, in their own listings.

@@ -12,9 +12,8 @@ import pyarrow as pa
 import ray
 import torch
 
-from portraitmatting.cli import one_line
 from portraitmatting.distributed.storage import Storage
-from portraitmatting.errors import ImageError
+from portraitmatting.errors import ImageError, one_line
 from portraitmatting.folder.pipeline import Pipeline, Stop, failure, reason
 from portraitmatting.folder.plan import Plan
 from portraitmatting.folder.results import ResultOptions

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from portraitmatting.cli import one_line
+from portraitmatting.errors import one_line
 from portraitmatting.images.pixels import to_dtype
 
 TILE = 240

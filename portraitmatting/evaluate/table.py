@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from portraitmatting.cli import one_line
+from portraitmatting.errors import one_line
 from portraitmatting.evaluate.report import Comparison, Mean, Report, Row
 
 Item = TypeVar("Item")

@@ -12,8 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from portraitmatting.cli import one_line
-from portraitmatting.errors import PortraitmattingError
+from portraitmatting.errors import PortraitmattingError, one_line
 from portraitmatting.folder.overlap import overlap
 from portraitmatting.images.decode import DecodedImage
 from portraitmatting.matte import Matte

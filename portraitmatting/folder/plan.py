@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from portraitmatting.choices import KINDS
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.images.files import READABLE, SIXTEEN_BIT, WRITABLE, list_images
-
-KINDS = ("alpha", "rgba", "composite", "foreground")
-"""What can be written of an image, each into a folder of this name under the output."""
 
 _WITHOUT_TRANSPARENCY = (".jpg", ".jpeg")
 _FOLDS_CASE = sys.platform in ("darwin", "win32")

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from portraitmatting.cli import one_line
-from portraitmatting.errors import ImageError
+from portraitmatting.errors import ImageError, one_line
 from portraitmatting.images.pixels import to_dtype
 
 # Not all that Pillow opens: its EPS, for one, starts another program.

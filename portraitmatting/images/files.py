@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portraitmatting.atomic import atomic_path
-from portraitmatting.cli import one_line
-from portraitmatting.errors import ImageError
+from portraitmatting.errors import ImageError, one_line
 from portraitmatting.images.decode import DecodedImage, decode
 from portraitmatting.images.encode import encode
 from portraitmatting.images.pixels import to_dtype

@@ -1,9 +1,8 @@
 """A working size that follows a target rate."""
 
-from portraitmatting.choices import preset_short_side
+from portraitmatting.choices import MULTIPLE, preset_short_side
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.predictor import Predictor
-from portraitmatting.transforms import MULTIPLE
 
 _PATIENCE = 5
 """Frames that must agree before the size changes."""
@@ -23,10 +22,10 @@ class AutoSize:
     def __init__(self, predictor: Predictor, target: float = 24) -> None:
         if not target > 0:
             raise PortraitmattingError(f"target rate {target:g}: use more than 0 frames per second")
-        low, high = (preset_short_side(predictor, name) for name in ("fast", "quality"))
+        low, high = (preset_short_side(predictor.short_side, name) for name in ("fast", "quality"))
         self._sizes = range(low, high + 1, MULTIPLE)
         self._budget = 1 / target
-        self.short_side = preset_short_side(predictor, "balanced")
+        self.short_side = preset_short_side(predictor.short_side, "balanced")
         self._network: list[float] = []
         self._rest = 0.0
 

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from portraitmatting.cli import one_line
 from portraitmatting.compositing import Background, image_background, parse_background
+from portraitmatting.errors import one_line
 from portraitmatting.images.files import READABLE
 from portraitmatting.images.pixels import to_dtype
 from portraitmatting.video.reader import VideoError

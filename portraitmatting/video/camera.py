@@ -10,7 +10,7 @@ from pathlib import Path
 
 import cv2
 
-from portraitmatting.cli import one_line
+from portraitmatting.errors import one_line
 from portraitmatting.video.pipeline import Newest
 from portraitmatting.video.reader import Frame, VideoError
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from portraitmatting.choices import at_preset
 from portraitmatting.compositing import Background
 from portraitmatting.predictor import Predictor
 from portraitmatting.video.backgrounds import GREEN, parse_video_background
@@ -60,7 +59,7 @@ def matte_video(
     transparent = background is None and (kind is None or kind.transparent is not None)
     if isinstance(background, str):
         background = parse_video_background(background)
-    predictor = at_preset(predictor, preset)
+    predictor = predictor.at_preset(preset)
     with (
         VideoReader(source) as reader,
         VideoWriter(

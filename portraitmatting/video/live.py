@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from portraitmatting.choices import at_preset, check_preset
+from portraitmatting.choices import check_preset
 from portraitmatting.compositing import Background
 from portraitmatting.device import describe_device
 from portraitmatting.errors import PortraitmattingError
@@ -81,7 +81,7 @@ def run_live(
     check_preset(preset, "auto")
     auto = AutoSize(predictor, target_rate) if preset == "auto" else None
     if auto is None:
-        predictor = at_preset(predictor, preset)
+        predictor = predictor.at_preset(preset)
     session = _Session(camera, Controls(list(backgrounds), overlay=overlay), preset, Path(folder))
     with contextlib.ExitStack() as stack:
         if window:

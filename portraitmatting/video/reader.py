@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from portraitmatting.cli import one_line
-from portraitmatting.errors import PortraitmattingError
+from portraitmatting.errors import PortraitmattingError, one_line
 
 if TYPE_CHECKING:
     import av

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from portraitmatting.choices import at_short_side
 from portraitmatting.compositing import Background, as_background, composite, rgba
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.foreground import METHODS, blur_fusion, estimate_foreground
@@ -108,7 +107,7 @@ def _matted(
     )
     while batch := list(itertools.islice(source, batch_size)):
         if auto_size is not None:
-            predictor = at_short_side(predictor, auto_size.short_side)
+            predictor = predictor.at_short_side(auto_size.short_side)
         before = time.perf_counter()
         mattes = predictor.predict_batch([frame.image for frame in batch])
         seconds = (time.perf_counter() - before) / len(batch)

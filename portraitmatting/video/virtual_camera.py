@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from portraitmatting.cli import one_line
+from portraitmatting.errors import one_line
 from portraitmatting.video.reader import VideoError
 
 

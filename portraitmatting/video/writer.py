@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portraitmatting.atomic import atomic_path
-from portraitmatting.cli import one_line
+from portraitmatting.errors import one_line
 from portraitmatting.images.files import write_image
 from portraitmatting.video.audio import AudioTracks
 from portraitmatting.video.reader import VideoError, import_av

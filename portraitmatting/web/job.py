@@ -19,7 +19,7 @@ from portraitmatting import (
     read_image,
     write_image,
 )
-from portraitmatting.choices import PRESETS, at_preset
+from portraitmatting.choices import PRESETS
 
 CHOICES = {
     "background": ("colour", "blur", "chequer", "image"),
@@ -151,7 +151,7 @@ def matte_photo(
     if choices.background == "image":
         background = cast(Upload, choices.picture).read(megapixels).pixels
     progress(0.1, "Matting")
-    alpha = at_preset(predictor, choices.preset).predict(image).alpha
+    alpha = predictor.at_preset(choices.preset).predict(image).alpha
     progress(0.5, "Estimating foreground colours")
     foreground = estimate_foreground(image, alpha, cast(Any, choices.foreground))
     progress(0.7, "Writing")
