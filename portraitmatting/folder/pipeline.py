@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from portraitmatting.errors import PortraitmattingError, one_line
-from portraitmatting.folder.overlap import overlap
 from portraitmatting.images.decode import DecodedImage
+from portraitmatting.lookahead import lookahead
 from portraitmatting.matte import Matte
 from portraitmatting.predictor import Predictor
 from portraitmatting.steps import Estimate, Prepared
@@ -68,9 +68,9 @@ class Pipeline(Generic[Item]):
         readers = ThreadPoolExecutor(workers, "reader")
         writers = ThreadPoolExecutor(workers, "writer")
         try:
-            read = overlap(readers, self._read, items, workers + batch_size)
+            read = lookahead(readers, self._read, items, workers + batch_size)
             estimated = self._estimates(self._batches(read, batch_size))
-            for _, written in overlap(writers, self._write, estimated, workers + batch_size):
+            for _, written in lookahead(writers, self._write, estimated, workers + batch_size):
                 written.result()
         finally:
             readers.shutdown(cancel_futures=True)
