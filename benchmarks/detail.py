@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from benchmarks.scenes import BACKGROUNDS, draw_portrait
 from portraitmatting.checkpoint import load_model
 from portraitmatting.evaluate.benchmark import find_benchmark, read_alpha
-from portraitmatting.guided_filter import refine
+from portraitmatting.guided_filter import guided_upsample
 from portraitmatting.images.files import read_image
 from portraitmatting.metrics import grad, mad
 from portraitmatting.modeling.heads import fuse
@@ -82,7 +82,7 @@ def measure(
     band = unknown_region(draw_trimap(truth, min(BAND * min(truth.shape), WIDEST)))
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak; Linux only
     before, began = peak(), time.process_time()
-    guided = refine(image, coarse)
+    guided = guided_upsample(image, coarse)
     seconds, memory = time.process_time() - began, peak() - before
     plain = to_source_size(coarse, truth.shape)
     errors = [metric(alpha, truth, band) for metric in (mad, grad) for alpha in (plain, guided)]

@@ -18,14 +18,17 @@ from tqdm import tqdm
 
 from portraitmatting import PRESETS, Predictor, load_model
 from portraitmatting.evaluate.benchmark import Benchmark, find_benchmark, read_alpha
-from portraitmatting.guided_filter import refine
+from portraitmatting.guided_filter import guided_upsample
 from portraitmatting.images.files import read_image
 from portraitmatting.metrics import grad, mad
 from portraitmatting.modeling.heads import fuse
 from portraitmatting.transforms import to_source_size, to_tensor
 from portraitmatting.trimap import draw_trimap, unknown_region
 
-WAYS = {"guided": refine, "plain": lambda image, coarse: to_source_size(coarse, image.shape[:2])}
+WAYS = {
+    "guided": guided_upsample,
+    "plain": lambda image, coarse: to_source_size(coarse, image.shape[:2]),
+}
 """Back to the image's size: as the package does it, and without looking at the image."""
 BAND = 0.0125
 

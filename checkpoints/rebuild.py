@@ -39,7 +39,9 @@ def write_picture(target: Path) -> None:
         matte = predictor.predict(read_image(path).pixels)
         alpha = np.repeat(np.rint(matte.alpha * 255).astype(np.uint8)[..., None], 3, axis=2)
         rows.append(
-            np.hstack([matte.image, alpha, matte.composite("chequer"), matte.composite("teal")])
+            np.hstack(
+                [matte.image, alpha, matte.composite("checkerboard"), matte.composite("teal")]
+            )
         )
     write_image(target, np.vstack(rows))
 

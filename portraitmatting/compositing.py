@@ -151,11 +151,11 @@ def _filled(layers: NDArray[Any]) -> NDArray[Any]:
     return colours + (1 - weight) * below
 
 
-def chequer(squares: int = 45) -> Background:
+def checkerboard(squares: int = 45) -> Background:
     """Grey and white squares, `squares` of them along the image's short side, as editors show
     transparency."""
     if squares < 1:
-        raise PortraitmattingError(f"chequer takes 1 square or more, got {squares}")
+        raise PortraitmattingError(f"a checkerboard takes 1 square or more, got {squares}")
 
     def background(image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
         size = max(1, round(min(image.shape[:2]) / squares))
@@ -176,11 +176,11 @@ def as_background(value: Background | NDArray[Any] | str) -> Background:
 
 
 def parse_background(text: str) -> Background:
-    """For command lines: "#rrggbb", "#rgb", a colour's name, "blur", "blur:0.05", "chequer" or the
-    path of an image. Raises PortraitmattingError that lists these for anything else."""
+    """For command lines: "#rrggbb", "#rgb", a colour's name, "blur", "blur:0.05", "checkerboard"
+    or the path of an image. Raises PortraitmattingError that lists these for anything else."""
     parsed = parse_background_syntax(text)
     if parsed == "checkerboard":
-        return chequer()
+        return checkerboard()
     if parsed == "blur":
         return blur()
     if isinstance(parsed, float):

@@ -38,7 +38,10 @@ _solving = threading.Lock()
 
 
 def estimate_foreground(
-    image: NDArray[Any], alpha: NDArray[Any], method: Method = "ml"
+    image: NDArray[Any],
+    alpha: NDArray[Any],
+    method: Method = "ml",
+    device: torch.device | str = "cpu",
 ) -> NDArray[Any]:
     """image HxWx3 RGB, uint8 | uint16 | float in 0..1, and alpha HxW float in 0..1 -> HxWx3
     foreground colours of the image's dtype and range, any size from 1x1.
@@ -46,8 +49,8 @@ def estimate_foreground(
     "ml": multi-level (Germer et al., "Fast Multi-Level Foreground Estimation", ICPR 2020).
     "cf": closed form (Levin et al., 2008); slow, and takes memory: for small images.
     "fast": `blur_fusion`. "none": the image itself. Pixels with alpha 1 keep their very values;
-    those with alpha 0 get some smooth colour. Safe to call from several threads at once. Raises
-    PortraitmattingError on wrong shapes, ranges or methods.
+    those with alpha 0 get some smooth colour. `device` is where "fast" is computed. Safe to call
+    from several threads at once. Raises PortraitmattingError on wrong shapes, ranges or methods.
     """
     weight = check_alpha(image, alpha)
     unit = to_unit(image, "image")
@@ -56,15 +59,17 @@ def estimate_foreground(
     # One pixel has no neighbours to tell foreground from background (and pymatting no levels).
     if method == "none" or weight.size <= 1:
         return image
-    solver = _fast if method == "fast" else _pymatting(method)
-    colours = solver(unit, weight)
+    is_fast = method == "fast"
+    colours = _fast(unit, weight, device) if is_fast else _pymatting(method)(unit, weight)
     return np.where(weight[..., None] == 1, image, to_dtype(colours, image.dtype))
 
 
-def _fast(image: NDArray[np.float32], alpha: NDArray[np.float32]) -> NDArray[np.float32]:
-    scene = torch.from_numpy(image).permute(2, 0, 1)[None]
-    colours = blur_fusion(scene, torch.from_numpy(alpha)[None, None])
-    return colours[0].permute(1, 2, 0).numpy()
+def _fast(
+    image: NDArray[np.float32], alpha: NDArray[np.float32], device: torch.device | str
+) -> NDArray[np.float32]:
+    scene = torch.from_numpy(image).to(device).permute(2, 0, 1)[None]
+    colours = blur_fusion(scene, torch.from_numpy(alpha).to(device)[None, None])
+    return colours[0].permute(1, 2, 0).cpu().numpy()
 
 
 @torch.no_grad()

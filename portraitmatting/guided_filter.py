@@ -34,7 +34,9 @@ _ONE = 1 - 1e-6
 """Interpolation of ones may miss 1 by a bit."""
 
 
-def refine(image: NDArray[Any], coarse: NDArray[np.float32], tile: int = TILE) -> NDArray[Any]:
+def guided_upsample(
+    image: NDArray[Any], coarse: NDArray[np.float32], tile: int = TILE
+) -> NDArray[Any]:
     """Image HxWx3 RGB, uint8 | uint16 | float32 in [0, 1], and its float32 matte hxw in [0, 1] at
     any smaller size -> a new float32 matte HxW in [0, 1].
 
@@ -56,8 +58,8 @@ def refine(image: NDArray[Any], coarse: NDArray[np.float32], tile: int = TILE) -
     return alpha
 
 
-def refine_tensor(images: Tensor, coarse: Tensor) -> Tensor:
-    """`refine` for float32 tensors on one device: Bx3xHxW and Bx1xhxw -> Bx1xHxW."""
+def guided_upsample_tensor(images: Tensor, coarse: Tensor) -> Tensor:
+    """`guided_upsample` for float32 tensors on one device: Bx3xHxW and Bx1xhxw -> Bx1xHxW."""
     size = images.shape[-2:]
     if not shrinks(size, coarse.shape[-2:]):
         return resize_tensor(coarse, (size[0], size[1]))

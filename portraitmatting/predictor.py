@@ -22,7 +22,7 @@ from portraitmatting.device import (
     is_out_of_memory,
 )
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.guided_filter import refine, refine_tensor
+from portraitmatting.guided_filter import guided_upsample, guided_upsample_tensor
 from portraitmatting.images.pixels import FLOAT_SLACK
 from portraitmatting.matte import Matte
 from portraitmatting.modeling.heads import fuse
@@ -181,7 +181,7 @@ class Predictor:
         height, width = picture.shape[:2]
         values, how = _TRIMAP_VALUES[estimate.trimap.numpy()], cv2.INTER_NEAREST_EXACT
         trimap: NDArray[Any] = cv2.resize(values, (width, height), interpolation=how)
-        return Matte(picture, refine(picture, alpha), trimap)
+        return Matte(picture, guided_upsample(picture, alpha), trimap, str(self.device))
 
     def predict_tensor(self, images: Tensor) -> Tensor:
         """Float RGB Bx3xHxW in [0, 1] to float32 mattes Bx1xHxW in [0, 1], on the model's device.
@@ -201,7 +201,7 @@ class Predictor:
         size = network_size(height, width, self.short_side)
         pictures = images.detach().to(self.device, torch.float32).clamp(0, 1)
         matte, _ = self._in_parts(resize_tensor(pictures, size))
-        return refine_tensor(pictures, matte)
+        return guided_upsample_tensor(pictures, matte)
 
     def _in_parts(self, pictures: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
         """3xhxw each, at one working size, on any device, to mattes Bx1xhxw float32 and trimap

@@ -2,7 +2,7 @@
 
 Images and mattes shrink by area averages (cubic interpolation would alias fine hair) and grow by
 cubic interpolation; arrays through OpenCV, tensors by the same formulas in PyTorch. (The mattes of
-larger images grow by `refine`, which looks at the image too.)
+larger images grow by `guided_upsample`, which looks at the image too.)
 """
 
 from collections.abc import Sequence

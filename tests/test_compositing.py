@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from portraitmatting.compositing import (
     blur,
-    chequer,
+    checkerboard,
     color,
     composite,
     image_background,
@@ -26,7 +26,7 @@ BACKGROUNDS = {
         np.random.default_rng(1).integers(0, 256, (30, 90, 3)).astype(np.uint8)
     ),
     "blur": blur(),
-    "chequer": chequer(),
+    "checkerboard": checkerboard(),
 }
 
 
@@ -77,7 +77,7 @@ def test_anything_that_makes_a_background_is_taken():
         ("blur:0.1", blur(0.1)(image, alpha)),
         ("red", color("red")(image, alpha)),
         (card, image_background(card)(image, alpha)),
-        (chequer(), chequer()(image, alpha)),
+        (checkerboard(), checkerboard()(image, alpha)),
     ]:
         expected = composite(foreground, alpha, background)
         assert np.array_equal(composite(foreground, alpha, given_, image), expected)
@@ -194,8 +194,8 @@ def test_a_blurred_even_wall_stays_even(level):
     assert (blur()(image, np.full((50, 70), level, np.float32)) == 120).all()
 
 
-def test_a_chequer_alternates():
-    shown = chequer(squares=3)(noise(30, 40), ramp(30, 40))
+def test_a_checkerboard_alternates():
+    shown = checkerboard(squares=3)(noise(30, 40), ramp(30, 40))
     assert (shown[:10, :10] == 255).all()
     assert (shown[:10, 10:20] == 204).all()
     assert (shown[10:20, :10] == 204).all()
@@ -209,7 +209,7 @@ def test_a_chequer_alternates():
         lambda: color("#11223344"),
         lambda: blur(0),
         lambda: blur(float("nan")),
-        lambda: chequer(0),
+        lambda: checkerboard(0),
         lambda: image_background(np.zeros((0, 4, 3), np.uint8)),
         lambda: image_background(np.zeros((4, 4), np.uint8)),
         lambda: blur()(noise(), ramp(3, 3)),
@@ -233,7 +233,8 @@ def test_texts_become_backgrounds(tmp_path):
         "#abc": color("#aabbcc"),
         "blur": blur(),
         "blur:0.1": blur(0.1),
-        "chequer": chequer(),
+        "checkerboard": checkerboard(),
+        "chequer": checkerboard(),  # as it was called before
         str(tmp_path / "my wall.png"): image_background(card),
     }.items():
         assert np.array_equal(parse_background(text)(image, alpha), expected(image, alpha))

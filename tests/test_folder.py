@@ -24,7 +24,6 @@ from portraitmatting import (
 )
 from portraitmatting.folder import job as job_module
 from portraitmatting.folder import plan as plan_module
-from portraitmatting.folder import results as style_module
 from portraitmatting.folder.job import Summary, matte_folder
 from portraitmatting.folder.journal import NAME, Journal
 from portraitmatting.folder.plan import KINDS, plan_folder
@@ -325,11 +324,12 @@ def test_an_unreadable_file_is_told(photos, run, monkeypatch):
 def test_the_foreground_is_estimated_once_and_only_where_needed(photos, run, monkeypatch):
     calls = []
 
-    def estimate(image, alpha, method):
+    def estimate(image, *_):
         calls.append(image.shape)
         return image
 
-    monkeypatch.setattr(style_module, "estimate_foreground", estimate)
+    for module in ("matte", "folder.results"):
+        monkeypatch.setattr(f"portraitmatting.{module}.estimate_foreground", estimate)
     fill(photos, "a.png")
     run("alpha", style=ResultOptions("ml"))
     assert calls == []
@@ -351,12 +351,13 @@ def test_every_method_works_and_leaves_pytorch_its_threads(photos, output, run, 
 
 @pytest.mark.parametrize("error", [MemoryError(), ValueError("did not converge")])
 def test_an_image_that_defeats_the_foreground_is_told(photos, output, run, monkeypatch, error):
-    def estimate(image, alpha, method):
+    def estimate(image, *_):
         if image.shape == (30, 30, 3):
             raise error
         return image
 
-    monkeypatch.setattr(style_module, "estimate_foreground", estimate)
+    for module in ("matte", "folder.results"):
+        monkeypatch.setattr(f"portraitmatting.{module}.estimate_foreground", estimate)
     fill(photos, "a.png", "z.png")
     write_image(photos / "hard.png", pixels((30, 30)))
     summary = run("rgba")
@@ -751,12 +752,13 @@ def test_no_bar_but_on_a_terminal_and_if_asked_for(photos, run, monkeypatch):
 def test_what_compiling_says_comes_before_the_bar(photos, run, monkeypatch):
     monkeypatch.setattr("sys.stderr", terminal := Terminal())
 
-    def estimate(image, alpha, method):
+    def estimate(image, *_):
         if image.shape == (4, 4, 3):
             print("Preparing foreground estimation", file=terminal)
         return image
 
-    monkeypatch.setattr(style_module, "estimate_foreground", estimate)
+    for module in ("matte", "folder.results"):
+        monkeypatch.setattr(f"portraitmatting.{module}.estimate_foreground", estimate)
     fill(photos, "a.png")
     run("rgba", progress=True)
     assert terminal.getvalue().startswith("Preparing")

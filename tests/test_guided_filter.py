@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from portraitmatting.guided_filter import EPSILON, RADIUS, TILE, refine, refine_tensor
+from portraitmatting.guided_filter import (
+    EPSILON,
+    RADIUS,
+    TILE,
+    guided_upsample,
+    guided_upsample_tensor,
+)
 from portraitmatting.metrics import grad, mad
 from portraitmatting.transforms import resize, to_source_size
 from portraitmatting.trimap import draw_trimap, unknown_region
@@ -67,31 +73,31 @@ def scene():
 
 def test_it_is_what_the_formula_says(scene):
     image, _, coarse = scene
-    np.testing.assert_allclose(refine(image, coarse), plainly(image, coarse), atol=1e-3)
+    np.testing.assert_allclose(guided_upsample(image, coarse), plainly(image, coarse), atol=1e-3)
 
 
 def test_tensors_get_the_same(scene):
     image, _, coarse = scene
     tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
-    found = refine_tensor(tensor, torch.from_numpy(coarse)[None, None])
+    found = guided_upsample_tensor(tensor, torch.from_numpy(coarse)[None, None])
     assert found.shape == (1, 1, 150, 110)
-    np.testing.assert_allclose(found[0, 0], refine(image, coarse), atol=1e-4)
+    np.testing.assert_allclose(found[0, 0], guided_upsample(image, coarse), atol=1e-4)
 
 
 @pytest.mark.parametrize("tile", [7, 64, 149])
 def test_tiles_leave_no_seams(scene, tile):
     image, _, coarse = scene
-    whole = refine(image, coarse, tile=1000)
-    np.testing.assert_allclose(refine(image, coarse, tile), whole, atol=1e-5)
+    whole = guided_upsample(image, coarse, tile=1000)
+    np.testing.assert_allclose(guided_upsample(image, coarse, tile), whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_all_depths_get_nearly_the_same(scene, dtype):
     image, _, coarse = scene
     top = np.iinfo(dtype).max
-    found = refine(np.rint(image * top).astype(dtype), coarse)
+    found = guided_upsample(np.rint(image * top).astype(dtype), coarse)
     assert found.dtype == np.float32
-    assert np.abs(found - refine(image, coarse)).mean() < 2e-3
+    assert np.abs(found - guided_upsample(image, coarse)).mean() < 2e-3
 
 
 def test_where_the_matte_is_certain_so_is_the_result(rng):
@@ -99,7 +105,7 @@ def test_where_the_matte_is_certain_so_is_the_result(rng):
     coarse = np.zeros((64, 64), np.float32)
     cv2.circle(coarse, (32, 32), 20, 1.0, -1, cv2.LINE_AA)
     image = rng.integers(0, 256, (500, 700, 3), np.uint8)
-    alpha = refine(image, coarse)
+    alpha = guided_upsample(image, coarse)
     around = np.ones((7, 7), np.uint8)
     inside = cv2.erode(coarse, around, borderType=cv2.BORDER_REPLICATE) == 1
     outside = cv2.dilate(coarse, around, borderType=cv2.BORDER_REPLICATE) == 0
@@ -115,9 +121,9 @@ def test_where_the_matte_is_certain_so_is_the_result(rng):
 def test_an_empty_or_full_matte_stays_as_it_is(rng, value):
     image = rng.random((70, 90, 3), np.float32)
     coarse = np.full((32, 64), value, np.float32)
-    assert (refine(image, coarse) == value).all()
+    assert (guided_upsample(image, coarse) == value).all()
     tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
-    assert (refine_tensor(tensor, torch.from_numpy(coarse)[None, None]) == value).all()
+    assert (guided_upsample_tensor(tensor, torch.from_numpy(coarse)[None, None]) == value).all()
 
 
 def test_a_grey_or_flat_image_is_no_trouble(scene):
@@ -125,23 +131,23 @@ def test_a_grey_or_flat_image_is_no_trouble(scene):
     _, truth, coarse = scene
     flat = np.full((150, 110, 3), 77, np.uint8)
     smooth = cv2.resize(coarse, (110, 150), interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_allclose(refine(flat, coarse), smooth, atol=1e-3)
+    np.testing.assert_allclose(guided_upsample(flat, coarse), smooth, atol=1e-3)
     grey = np.repeat(np.uint8(200 - 150 * truth)[..., None], 3, axis=2)
-    assert np.abs(refine(grey, coarse) - truth).mean() < 0.01
+    assert np.abs(guided_upsample(grey, coarse) - truth).mean() < 0.01
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (8, 8), (32, 64), (3, 300)])
 def test_small_images_get_averages(rng, shape):
     coarse = rng.random((32, 64), np.float32)
     image = rng.integers(0, 256, (*shape, 3), np.uint8)
-    np.testing.assert_array_equal(refine(image, coarse), to_source_size(coarse, shape))
+    np.testing.assert_array_equal(guided_upsample(image, coarse), to_source_size(coarse, shape))
 
 
 @pytest.mark.parametrize(("factor", "less_mad", "less_grad"), [(2, 3, 10), (6, 8, 30)])
 def test_hair_comes_back(factor, less_mad, less_grad):
     image, truth = draw_hair()
     coarse = shrunk(truth, (600 // factor, 480 // factor))
-    plain, refined = to_source_size(coarse, truth.shape), refine(image, coarse)
+    plain, refined = to_source_size(coarse, truth.shape), guided_upsample(image, coarse)
     band = unknown_region(draw_trimap(truth, 6))
     assert mad(refined, truth, band) * less_mad < mad(plain, truth, band)
     assert grad(refined, truth, band) * less_grad < grad(plain, truth, band)
@@ -154,7 +160,7 @@ def test_memory_does_not_grow_with_the_image():
         image = np.zeros((height, 1000, 3), np.uint8)
         coarse = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
         tracemalloc.start()
-        refine(image, coarse)
+        guided_upsample(image, coarse)
         beside.append(tracemalloc.get_traced_memory()[1] - height * 1000 * 4)
         tracemalloc.stop()
     assert beside[1] < 1.1 * beside[0]

@@ -8,10 +8,21 @@ import pytest
 import torch
 from PIL import Image
 
-from portraitmatting import PRESETS, ModelConfig, PortraitMatting, PortraitmattingError, Predictor
+from portraitmatting import (
+    PRESETS,
+    ModelConfig,
+    PortraitMatting,
+    PortraitmattingError,
+    Predictor,
+    composite,
+    estimate_foreground,
+)
 from portraitmatting.checkpoint import CheckpointInfo
+from portraitmatting.choices import KINDS
+from portraitmatting.compositing import rgba
 from portraitmatting.device import describe_device
-from portraitmatting.guided_filter import refine
+from portraitmatting.guided_filter import guided_upsample
+from portraitmatting.images.pixels import to_dtype
 from portraitmatting.modeling.heads import fuse
 from portraitmatting.predictor import Matte
 from portraitmatting.transforms import network_size, to_tensor
@@ -70,7 +81,7 @@ def test_a_matte_is_what_the_network_says(predictor, photo):
     size = network_size(90, 120, 64)
     with torch.inference_mode():
         found = predictor.model(to_tensor(photo, size)[None])
-    expected = refine(photo, fuse(*found)[0, 0].numpy())
+    expected = guided_upsample(photo, fuse(*found)[0, 0].numpy())
     matte = predictor.predict(photo)
     np.testing.assert_allclose(matte.alpha, expected, atol=1e-6)
     assert 0.1 < matte.alpha.std() < 0.5  # this test's network is not blind
@@ -265,6 +276,9 @@ def test_a_preset_is_a_part_of_the_working_size(model):
     assert sides == {"fast": 192, "balanced": 256, "quality": 320}
     assert Predictor(model, short_side=640, preset="balanced").short_side == 512
     assert len({Predictor(model, preset=name).settings for name in PRESETS}) == 3
+    predictor = Predictor(model)
+    assert [predictor.at_preset(name).short_side for name in PRESETS] == [192, 256, 320]
+    assert predictor.at_short_side(96).short_side == 96 and predictor.short_side == 320
     with pytest.raises(PortraitmattingError, match="preset 'best': use fast, balanced, quality"):
         Predictor(model, preset="best")
 
@@ -324,7 +338,7 @@ def matte(photo) -> Matte:
 def test_the_foreground_waits_until_it_is_asked_for(predictor, photo, monkeypatch):
     calls = []
 
-    def estimate(image, alpha):
+    def estimate(image, *_):
         calls.append(1)
         return image
 
@@ -348,6 +362,20 @@ def test_a_cut_out_keeps_depth_colours_and_alpha(matte, dtype):
     np.testing.assert_array_equal(cut_out[45, 60, :3], image[45, 60])
 
 
+def test_a_result_is_of_the_kind_method_and_depth_that_were_asked_for(matte):
+    image, alpha = matte.image, matte.alpha
+    fast = estimate_foreground(to_dtype(image, np.uint16), alpha, "fast")
+    made = {kind: matte.result(kind, "teal", "fast", np.uint16) for kind in KINDS}
+    np.testing.assert_array_equal(made["alpha"], to_dtype(alpha, np.uint16))
+    np.testing.assert_array_equal(made["foreground"], fast)
+    np.testing.assert_array_equal(made["rgba"], rgba(fast, alpha))
+    np.testing.assert_array_equal(made["composite"], composite(fast, alpha, "teal"))
+    assert matte.result("alpha").dtype == np.uint8
+    for mistake in ({"kind": "shadow"}, {"method": "best"}, {"dtype": "int8"}):
+        with pytest.raises(PortraitmattingError, match=r"shadow|best|int8"):
+            matte.result(**mistake)
+
+
 def test_composites_take_colours_images_blurs_and_callables(matte, rng):
     outside, inside = matte.alpha == 0, matte.alpha == 1
     red = matte.composite("red")
@@ -363,10 +391,13 @@ def test_composites_take_colours_images_blurs_and_callables(matte, rng):
     )
 
 
-def test_a_blur_is_of_the_image_not_of_its_foreground(matte):
+def test_a_blur_is_of_the_image_not_of_its_foreground(matte, monkeypatch):
     painted = Matte(matte.image, matte.alpha, matte.trimap)
-    painted.__dict__["foreground"] = np.zeros_like(matte.image)
-    blurred = painted.composite("blur:0.02")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "portraitmatting.matte.estimate_foreground", lambda image, *_: np.zeros_like(image)
+        )
+        blurred = painted.composite("blur:0.02")
     far = np.s_[:3, :, :]  # rows that the person does not reach
     assert np.abs(blurred[far].astype(int) - matte.image[far]).max() < 25
 
@@ -394,4 +425,4 @@ def test_a_large_image_is_shown_smaller_at_once(shape, size):
         np.zeros((*shape, 3), np.uint8), np.full(shape, 0.5, np.float32), np.zeros(shape, np.uint8)
     )
     assert Image.open(io.BytesIO(matte._repr_png_())).size == size
-    assert "foreground" not in matte.__dict__  # that of all pixels would take seconds
+    assert not matte._foregrounds  # that of all pixels would take seconds

@@ -36,7 +36,7 @@ def add_result_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--background",
         metavar="WHAT",
-        help="for composites: a colour, an image's path, blur, blur:0.05 or chequer "
+        help="for composites: a colour, an image's path, blur, blur:0.05 or checkerboard "
         "(default: white)",
     )
     add(

@@ -98,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--background",
         action="append",
-        help="a colour, an image, a video, blur, blur:0.05 or chequer (default: green for "
+        help="a colour, an image, a video, blur, blur:0.05 or checkerboard (default: green for "
         "files, blur live); live, several are gone through with the key n",
     )
     result.add_argument(

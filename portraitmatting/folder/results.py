@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from portraitmatting.compositing import Background, composite, parse_background, rgba
+from portraitmatting.compositing import Background, parse_background
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.folder.journal import state_of
 from portraitmatting.foreground import METHODS, Method, estimate_foreground
-from portraitmatting.images.pixels import to_dtype
 from portraitmatting.matte import Matte
 
 
@@ -55,20 +54,8 @@ class ResultOptions:
     def results(
         self, matte: Matte, kinds: Sequence[str], bits: int | None
     ) -> Iterator[tuple[str, NDArray[Any]]]:
-        """(kind, pixels) for each of `kinds`; the foreground is estimated once, if any needs it.
-
-        uint8 or uint16 as `bits` says, or as the image is. May be called from several threads.
-        """
-        dtype = np.dtype(f"uint{bits}") if bits else matte.image.dtype
-        if any(kind != "alpha" for kind in kinds):
-            image = to_dtype(matte.image, dtype)
-            foreground = estimate_foreground(image, matte.alpha, self.foreground)
+        """(kind, pixels) for each of `kinds`, uint8 or uint16 as `bits` says, or as the image is.
+        May be called from several threads."""
+        dtype = f"uint{bits}" if bits else None
         for kind in kinds:
-            if kind == "alpha":
-                yield kind, to_dtype(matte.alpha, dtype)
-            elif kind == "rgba":
-                yield kind, rgba(foreground, matte.alpha)
-            elif kind == "foreground":
-                yield kind, foreground
-            else:
-                yield kind, composite(foreground, matte.alpha, self._backdrop, image=image)
+            yield kind, matte.result(kind, self._backdrop, self.foreground, dtype)

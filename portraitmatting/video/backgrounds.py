@@ -102,8 +102,8 @@ def parse_video_background(text: str) -> Background:
 
 def live_backgrounds(texts: Sequence[str] = ()) -> list[tuple[str, Background]]:
     """(name, background) for each text, as `parse_video_background` takes them, and then for blur,
-    green and chequer, so that there is always something to choose from."""
-    chosen = dict.fromkeys([*texts, "blur", GREEN, "chequer"])
+    green and checkerboard, so that there is always something to choose from."""
+    chosen = dict.fromkeys([*texts, "blur", GREEN, "checkerboard"])
     return [(_name(text), parse_video_background(text)) for text in chosen]
 
 

@@ -3,18 +3,16 @@
 import itertools
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from portraitmatting.compositing import Background, as_background, composite, rgba
+from portraitmatting.compositing import Background, as_background
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.foreground import METHODS, blur_fusion, estimate_foreground
-from portraitmatting.images.pixels import to_dtype, to_unit
+from portraitmatting.foreground import METHODS
+from portraitmatting.matte import Matte
 from portraitmatting.predictor import Predictor
 from portraitmatting.video.auto_size import AutoSize
 from portraitmatting.video.backgrounds import GREEN, MovingBackground
@@ -27,14 +25,12 @@ class MattedFrame:
     """A frame with its matte, and what can be made of it; colours are estimated on first use."""
 
     frame: Frame
-    alpha: NDArray[np.float32]
-    """HxW in [0, 1]."""
+    matte: Matte
     background: Background
     method: str
     """How the foreground's colours are estimated, as in `estimate_foreground`."""
     short_side: int
     """At which working size the network ran."""
-    device: torch.device
     network_seconds: float
     """What the network took for this frame, with resizing; its share of the batch."""
     smoothing_seconds: float
@@ -44,25 +40,28 @@ class MattedFrame:
         """The frame as it came, HxWx3 RGB uint8."""
         return self.frame.image
 
-    @cached_property
+    @property
+    def alpha(self) -> NDArray[np.float32]:
+        """HxW in [0, 1]."""
+        return self.matte.alpha
+
+    @property
     def foreground(self) -> NDArray[np.uint8]:
         """The person's own colours, HxWx3 RGB uint8."""
-        if self.method != "fast" or self.device.type == "cpu":
-            return estimate_foreground(self.image, self.alpha, self.method)  # type: ignore[arg-type]
-        scene = torch.from_numpy(to_unit(self.image)).to(self.device).permute(2, 0, 1)[None]
-        matte = torch.from_numpy(self.alpha).to(self.device)[None, None]
-        colours = blur_fusion(scene, matte)[0].permute(1, 2, 0).cpu().numpy()
-        return to_dtype(colours, np.uint8)
+        return self._result("foreground")
 
     def rgba(self) -> NDArray[np.uint8]:
         """The cut-out, HxWx4 uint8, straight alpha."""
-        return rgba(self.foreground, self.alpha)
+        return self._result("rgba")
 
     def composite(self) -> NDArray[np.uint8]:
         """The person before the background, HxWx3 RGB uint8."""
         if isinstance(self.background, MovingBackground):
             self.background.seek(self.frame.seconds)
-        return composite(self.foreground, self.alpha, self.background(self.image, self.alpha))
+        return self._result("composite")
+
+    def _result(self, kind: str) -> NDArray[np.uint8]:
+        return self.matte.result(kind, self.background, self.method)  # type: ignore[arg-type]
 
 
 def matte_stream(
@@ -115,14 +114,14 @@ def _matted(
             auto_size.network_took(seconds)
         for frame, matte in zip(batch, mattes, strict=True):
             before = time.perf_counter()
-            alpha = matte.alpha if smoother is None else smoother(frame.image, matte.alpha)
+            if smoother is not None:
+                matte = replace(matte, alpha=smoother(frame.image, matte.alpha))
             yield MattedFrame(
                 frame,
-                alpha,
+                matte,
                 background,
                 foreground,
                 predictor.short_side,
-                predictor.device,
                 seconds,
                 time.perf_counter() - before,
             )

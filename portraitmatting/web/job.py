@@ -7,22 +7,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import cv2
-import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
 from portraitmatting import (
     PortraitmattingError,
     Predictor,
-    composite,
-    estimate_foreground,
     read_image,
     write_image,
 )
 from portraitmatting.choices import PRESETS
 
 CHOICES = {
-    "background": ("colour", "blur", "chequer", "image"),
+    "background": ("colour", "blur", "checkerboard", "image"),
     "preset": tuple(PRESETS),
     "foreground": ("ml", "fast", "cf", "none"),
 }
@@ -78,6 +75,8 @@ class Choices:
     foreground: str = "ml"
 
     def __post_init__(self) -> None:
+        if self.background == "chequer":  # its name in earlier versions
+            object.__setattr__(self, "background", "checkerboard")
         for field in fields(self):
             value, known = getattr(self, field.name), CHOICES.get(field.name)
             if known and value not in known:
@@ -151,18 +150,13 @@ def matte_photo(
     if choices.background == "image":
         background = cast(Upload, choices.picture).read(megapixels).pixels
     progress(0.1, "Matting")
-    alpha = predictor.at_preset(choices.preset).predict(image).alpha
+    matte = predictor.at_preset(choices.preset).predict(image)
     progress(0.5, "Estimating foreground colours")
-    foreground = estimate_foreground(image, alpha, cast(Any, choices.foreground))
+    results = {
+        kind: matte.result(kind, background, cast(Any, choices.foreground)) for kind in KINDS
+    }
     progress(0.7, "Writing")
-    levels = np.rint(alpha * np.float32(np.iinfo(image.dtype).max)).astype(image.dtype)
-    return Result(
-        image=image,
-        alpha=levels,
-        rgba=np.dstack([foreground, levels]),
-        composite=composite(foreground, alpha, background, image=image),
-        icc_profile=picture.icc_profile,
-    )
+    return Result(image=image, **results, icc_profile=picture.icc_profile)
 
 
 def _megapixels(path: Path) -> float:
