@@ -10,7 +10,7 @@ from portraitmatting.choices import KINDS
 from portraitmatting.compositing import Background, composite, rgba
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.foreground import Method, estimate_foreground
-from portraitmatting.images.encode import encode
+from portraitmatting.images.encode import encode_image
 from portraitmatting.images.pixels import to_dtype
 from portraitmatting.transforms import resize, to_source_size
 
@@ -91,4 +91,4 @@ class Matte:
         # Shrunk first: colours of a preview take no time, those of 12 megapixels take seconds.
         image, alpha = resize(self.image, size), to_source_size(self.alpha, size)
         cut_out = rgba(to_dtype(estimate_foreground(image, alpha), np.uint8), alpha)
-        return encode(cut_out, ".png", icc_profile=None)
+        return encode_image(cut_out, ".png")

@@ -20,7 +20,7 @@ from portraitmatting.device import PRECISIONS
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.evaluate import REGIONS
 from portraitmatting.foreground import METHODS
-from portraitmatting.images.files import WRITABLE
+from portraitmatting.images.encode import WRITABLE
 
 
 def test_no_parser_needs_anything_heavy():

@@ -79,6 +79,8 @@ def test_what_is_written_is_read(tmp_path, suffix, channels, dtype):
 )
 def test_any_size_and_depth_survives(tmp_path_factory, height, width, channels, suffix, dtype):
     pixels = noise(height, width, channels, dtype=dtype)
+    if channels == 4:
+        pixels[pixels[..., 3] == 0] = 0
     path = tmp_path_factory.mktemp("a") / f"a{suffix}"
     write_image(path, pixels)
     if dtype == np.uint8:
@@ -103,7 +105,7 @@ def test_alpha_is_written_straight(tmp_path, suffix):
 
 
 def test_a_large_tiff_of_several_strips_is_readable_by_others(tmp_path):
-    pixels = noise(700, 500, 4, dtype=np.uint16)
+    pixels = noise(700, 500, 4, dtype=np.uint16) | 1
     write_image(tmp_path / "a.tif", pixels)
     with Image.open(tmp_path / "a.tif") as image:
         assert len(image.tag_v2[273]) > 1
@@ -460,3 +462,107 @@ def test_named_pipes_are_not_waited_for(tmp_path):
 def test_a_folder_that_is_not_there_is_clear(tmp_path):
     with pytest.raises(ImageError, match="cannot be listed"):
         list_images(tmp_path / "no\nfolder")
+
+
+# What a result keeps besides pixels
+
+
+def camera_exif():
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x8298] = 6, "Maker", "Copyright me"
+    exif[0x8769] = {0x829A: 0.01, 0x9003: "2024:01:02 03:04:05", 0xA002: 64, 0xA001: 1}
+    exif[0x8825] = {1: "N", 2: (50.0, 30.0, 0.0)}
+    loaded = Image.Exif()
+    loaded.load(exif.tobytes())
+    return loaded
+
+
+XMP = b'<x:xmpmeta><rdf:RDF tiff:Orientation="6">\xc3\xa9</rdf:RDF></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("source", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_results_keep_exif_xmp_and_resolution(tmp_path, source, suffix):
+    options = {"dpi": (300, 300)} if source not in ("WEBP", "AVIF") else {}
+    if source == "PNG":
+        data = saved(Image.fromarray(smooth()), "PNG", exif=camera_exif(), **options)
+        chunk = b"iTXtXML:com.adobe.xmp\0\0\0\0\0" + XMP
+        packed = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        data = data[:33] + packed + data[33:]
+    elif source == "TIFF":
+        exif = camera_exif()
+        exif[700] = XMP
+        data = saved(Image.fromarray(smooth()), "TIFF", exif=exif, **options)
+    else:
+        data = saved(Image.fromarray(smooth()), source, exif=camera_exif(), xmp=XMP, **options)
+    image = read_bytes(tmp_path, data)
+    assert image.pixels.shape == (64, 48, 3)
+    for pixels in (image.pixels, np.dstack([image.pixels, image.pixels[..., :1]])):
+        if pixels.shape[2] == 4 and suffix == ".jpg":
+            continue
+        path = tmp_path / f"result{suffix}"
+        write_image(path, pixels, SRGB, image.metadata)
+        with Image.open(path) as result:
+            exif, info = result.getexif(), dict(result.info)
+            assert exif[0x0112] == 1
+            assert exif[0x010F] == "Maker"
+            assert exif[0x8298] == "Copyright me"
+            assert exif.get_ifd(0x8769)[0x9003] == "2024:01:02 03:04:05"
+            assert float(exif.get_ifd(0x8769)[0x829A]) == 0.01
+            assert 0xA002 not in exif.get_ifd(0x8769)
+            assert [float(value) for value in exif.get_ifd(0x8825)[2]] == [50, 30, 0]
+            assert "\xe9".encode() in info["xmp"]
+            assert b'"6"' not in info["xmp"]
+            if options:
+                dpi = info["dpi"] if suffix != ".webp" else (exif[282], exif[283])
+                assert [round(float(value)) for value in dpi] == [300, 300]
+        again = read_image(path)
+        assert np.array_equal(again.pixels.shape, image.pixels.shape)
+        assert again.metadata.exif is not None
+
+
+def test_a_thumbnail_does_not_go_along(tmp_path):
+    thumbnail = saved(Image.fromarray(smooth(20, 20)), "JPEG")
+    exif = camera_exif().tobytes()
+    body = bytearray(exif[6:])
+    # A second directory after the first: JPEGInterchangeFormat and its length.
+    end, tags = 8 + 2 + 12 * struct.unpack_from(">H", body, 8)[0], len(body)
+    struct.pack_into(">I", body, end, tags)
+    body += struct.pack(">HHHIIHHIII", 2, 513, 4, 1, tags + 30, 514, 4, 1, len(thumbnail), 0)
+    data = saved(Image.fromarray(smooth()), "JPEG", exif=b"Exif\0\0" + bytes(body) + thumbnail)
+    assert Image.open(io.BytesIO(data)).getexif().get_ifd(-1)[514] == len(thumbnail)
+    metadata = read_bytes(tmp_path, data).metadata
+    assert metadata.exif is not None
+    assert thumbnail not in metadata.exif
+    write_image(tmp_path / "a.jpg", smooth(), None, metadata)
+    with Image.open(tmp_path / "a.jpg") as result:
+        assert not result.getexif().get_ifd(-1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [(k, m) for k in ("PNG", "WEBP", "TIFF", "AVIF") for m in ("RGBA", "LA")]
+    + [("PNG", "P"), ("GIF", "RGBA")],
+)
+def test_the_alpha_of_a_source_is_delivered(tmp_path, kind, mode):
+    image = Image.new("RGBA", (16, 8), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (8, 0, 16, 8))
+    options = {"lossless": True} if kind == "WEBP" else {}
+    read = read_bytes(tmp_path, saved(image.convert(mode), kind, **options))
+    assert close(read.alpha, [[0] * 8 + [255] * 8] * 8, 1)
+    assert (read.pixels[:, :8] == 255).all()
+
+
+def test_opaque_sources_have_no_alpha(tmp_path):
+    for kind in ("PNG", "WEBP", "TIFF", "JPEG"):
+        assert read_bytes(tmp_path, saved(Image.fromarray(smooth()), kind)).alpha is None
+    assert read_bytes(tmp_path, saved(Image.new("RGBA", (4, 4), "red"), "PNG")).alpha is None
+
+
+@pytest.mark.parametrize("suffix", LOSSLESS)
+def test_colours_that_nobody_sees_are_written_black(tmp_path, suffix):
+    pixels = noise(9, 9, 4)
+    pixels[:5, :, 3] = 0
+    write_image(tmp_path / f"a{suffix}", pixels)
+    with Image.open(tmp_path / f"a{suffix}") as image:
+        assert not np.asarray(image)[:5].any()

@@ -18,7 +18,7 @@ from portraitmatting.folder.pipeline import Pipeline, Stop, failure, reason
 from portraitmatting.folder.plan import Plan
 from portraitmatting.folder.results import ResultOptions
 from portraitmatting.images.decode import DecodedImage, decode
-from portraitmatting.images.files import encode_image
+from portraitmatting.images.encode import encode_image
 from portraitmatting.matte import Matte
 from portraitmatting.predictor import Predictor
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from portraitmatting.choices import KINDS
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.images.files import READABLE, SIXTEEN_BIT, WRITABLE, list_images
+from portraitmatting.images.encode import SIXTEEN_BIT, WRITABLE
+from portraitmatting.images.files import READABLE, list_images
 
 _WITHOUT_TRANSPARENCY = (".jpg", ".jpeg")
 _FOLDS_CASE = sys.platform in ("darwin", "win32")

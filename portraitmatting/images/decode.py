@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from portraitmatting.errors import ImageError, one_line
+from portraitmatting.images.metadata import Metadata, read_metadata
 from portraitmatting.images.pixels import to_dtype
 
 # Not all that Pillow opens: its EPS, for one, starts another program.
@@ -39,16 +40,21 @@ _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """`pixels`: HxWx3 RGB, uint8 | uint16, upright, contiguous. `icc_profile`: what these RGB
-    values mean, or None (taken for sRGB)."""
+    """An image file's content, upright."""
 
     pixels: NDArray[Any]
+    """HxWx3 RGB, uint8 | uint16, contiguous; what is transparent lies over white."""
     icc_profile: bytes | None = None
+    """What these RGB values mean; None stands for sRGB."""
+    alpha: NDArray[Any] | None = None
+    """HxW of the dtype of `pixels`, 0 where the file is transparent; None if it is opaque."""
+    metadata: Metadata | None = None
+    """What a result keeps: EXIF, XMP and resolution."""
 
 
 def decode(data: bytes) -> DecodedImage:
-    """The bytes of a whole image file -> `Image`, as `read_image` describes. Raises ImageError
-    that says what was found and the way out, but cannot name the file."""
+    """The bytes of a whole image file -> its content, as `read_image` describes. Raises ImageError
+    that says what is wrong and the way out, but cannot name the file."""
     if not data:
         raise ImageError("the file is empty (0 bytes): copy or download it again")
     try:
@@ -76,9 +82,12 @@ def _decode(data: bytes) -> DecodedImage:
         deep = _has_16_bit_colours(image, data)
         if image.format == "TIFF" and not deep:
             image.load()  # of other formats only the header warns, and threads decode in parallel
+        metadata = read_metadata(image)
     profile = image.info.get("icc_profile")
+    alpha: NDArray[Any] | None = None
+    pixels: NDArray[Any]
     if deep:
-        pixels: NDArray[Any] = _decode_16_bit(data, premultiplied=_is_premultiplied(image))
+        pixels, alpha = _decode_16_bit(data, premultiplied=_is_premultiplied(image))
     else:
         image.load()
         if image.mode == "F":
@@ -86,8 +95,12 @@ def _decode(data: bytes) -> DecodedImage:
         if image.mode == "I" or image.mode.startswith("I;16"):
             pixels = _grey_16_bit(image)
         else:
-            pixels, profile = _rgb_8_bit(image, profile)
-    return DecodedImage(np.ascontiguousarray(turn(pixels)), _rgb_profile(profile))
+            pixels, alpha, profile = _rgb_8_bit(image, profile)
+    if alpha is not None:
+        opaque = alpha.min() == np.iinfo(alpha.dtype).max
+        alpha = None if opaque else np.ascontiguousarray(turn(alpha))
+    pixels = np.ascontiguousarray(turn(pixels))
+    return DecodedImage(pixels, _rgb_profile(profile), alpha, metadata)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -110,16 +123,17 @@ def _is_premultiplied(image: Image.Image) -> bool:
     return image.format == "TIFF" and 1 in image.tag_v2.get(338, ())  # type: ignore[attr-defined]
 
 
-def _decode_16_bit(data: bytes, premultiplied: bool) -> NDArray[Any]:
+def _decode_16_bit(data: bytes, premultiplied: bool) -> tuple[NDArray[Any], NDArray[Any] | None]:
     stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if stored is None or stored.dtype != np.uint16 or stored.ndim != 3:
         raise ImageError("damaged, or 16 bits in an unusual layout: export it again as plain RGB")
     rgb = stored[..., 2::-1]
     if stored.shape[2] == 3:
-        return rgb
+        return rgb, None
     alpha = stored[..., 3:].astype(np.float32) / 65535
     colours = rgb if premultiplied else rgb * alpha
-    return to_dtype((colours / 65535 + (1 - alpha)).clip(0, 1), np.uint16)
+    over_white = to_dtype((colours / 65535 + (1 - alpha)).clip(0, 1), np.uint16)
+    return over_white, stored[..., 3]
 
 
 def _grey_16_bit(image: Image.Image) -> NDArray[Any]:
@@ -129,21 +143,24 @@ def _grey_16_bit(image: Image.Image) -> NDArray[Any]:
     return np.repeat(grey.astype(np.uint16)[..., None], 3, axis=2)
 
 
-def _rgb_8_bit(image: Image.Image, profile: bytes | None) -> tuple[NDArray[np.uint8], bytes | None]:
-    """The pixels and the profile, if it still tells what they mean."""
+def _rgb_8_bit(
+    image: Image.Image, profile: bytes | None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, bytes | None]:
+    """Pixels, alpha, and the profile if it still tells what the pixels mean."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
-        return np.asarray(Image.alpha_composite(white, image).convert("RGB")), profile
+        over_white = Image.alpha_composite(white, image).convert("RGB")
+        return np.asarray(over_white), np.asarray(image.getchannel("A")), profile
     if image.mode == "LAB":
-        return np.asarray(_to_srgb(image, ImageCms.createProfile("LAB"))), None
+        return np.asarray(_to_srgb(image, ImageCms.createProfile("LAB"))), None, None
     space = {"CMYK": b"CMYK", "L": b"GRAY"}.get(image.mode)
     if profile and profile[16:20] == space:
         try:
-            return np.asarray(_to_srgb(image, io.BytesIO(profile))), None
+            return np.asarray(_to_srgb(image, io.BytesIO(profile))), None, None
         except (ImageCms.PyCMSError, OSError):
             profile = None  # a broken profile: convert without
-    return np.asarray(image.convert("RGB")), None if image.mode == "CMYK" else profile
+    return np.asarray(image.convert("RGB")), None, None if image.mode == "CMYK" else profile
 
 
 def _to_srgb(image: Image.Image, source: Any) -> Image.Image:

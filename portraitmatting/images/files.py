@@ -8,21 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from portraitmatting.atomic import atomic_path
 from portraitmatting.errors import ImageError, one_line
 from portraitmatting.images.decode import DecodedImage, decode
-from portraitmatting.images.encode import encode
-from portraitmatting.images.pixels import to_dtype
+from portraitmatting.images.encode import encode_image
+from portraitmatting.images.metadata import Metadata
 
 READABLE = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff",
     ".bmp", ".gif", ".avif", ".ppm", ".pgm", ".pbm", ".pnm",
 })  # fmt: skip
-WRITABLE = frozenset({".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg"})
-SIXTEEN_BIT = frozenset({".png", ".tif", ".tiff"})
 
 
 def read_image(path: str | os.PathLike[str]) -> DecodedImage:
@@ -47,21 +44,25 @@ def read_image(path: str | os.PathLike[str]) -> DecodedImage:
 
 
 def write_image(
-    path: str | os.PathLike[str], pixels: NDArray[Any], icc_profile: bytes | None = None
+    path: str | os.PathLike[str],
+    pixels: NDArray[Any],
+    icc_profile: bytes | None = None,
+    metadata: Metadata | None = None,
 ) -> None:
     """HxW grey, HxWx3 RGB or HxWx4 RGBA (straight alpha), uint8 | uint16 | float in 0..1, to
     .png, .webp, .tif, .tiff, .jpg or .jpeg, by the suffix.
 
     PNG and TIFF keep uint16; WebP and JPEG hold 8 bits, to which uint16 is rounded. Floats are
-    rounded to 8 bits. WebP is lossless, save for colours under full transparency; JPEG has no
-    transparency. The RGB `icc_profile` goes along, except with grey pixels, which it would not
-    describe. The file appears whole or not at all. Raises ImageError, one line, for anything
-    that keeps the file from being written.
+    rounded to 8 bits. All but JPEG are lossless, save that colours under full transparency become
+    black; JPEG has no transparency. The RGB `icc_profile` goes along, except with grey pixels,
+    which it would not describe, and so does `metadata` (in JPEG up to 64 KB of each kind). The
+    file appears whole or not at all. Raises ImageError, one line, for anything that keeps the file
+    from being written.
     """
     path = Path(path)
     name = one_line(str(path))
     try:
-        data = encode_image(pixels, path.suffix, icc_profile)
+        data = encode_image(pixels, path.suffix, icc_profile, metadata)
         with atomic_path(path) as temporary:
             temporary.write_bytes(data)
     except ImageError as error:
@@ -69,29 +70,6 @@ def write_image(
     except OSError as error:
         reason = error.strerror or one_line(str(error))
         raise ImageError(f"{name}: cannot be written: {reason}: choose another output") from error
-
-
-def encode_image(pixels: NDArray[Any], suffix: str, icc_profile: bytes | None = None) -> bytes:
-    """The bytes of the file that `write_image` would write under a name with this suffix. Raises
-    ImageError that says what was found and the way out, but cannot name the file."""
-    suffix = suffix.lower()
-    if suffix not in WRITABLE:
-        raise ImageError(
-            f"cannot write {suffix or 'a file without suffix'!r}: use {', '.join(sorted(WRITABLE))}"
-        )
-    channels = {2: 1, 3: pixels.shape[-1]}.get(pixels.ndim) if pixels.size else None
-    if channels not in (1, 3, 4):
-        raise ImageError(f"expected HxW, HxWx3 or HxWx4 pixels, got {pixels.shape}")
-    if channels == 4 and suffix in (".jpg", ".jpeg"):
-        raise ImageError("JPEG has no transparency: write .png, .webp or .tif instead")
-    deep = pixels.dtype == np.uint16 and suffix in SIXTEEN_BIT
-    pixels = to_dtype(pixels, np.uint16 if deep else np.uint8)
-    if pixels.ndim == 3 and channels == 1:
-        pixels = pixels[..., 0]
-    try:
-        return encode(np.ascontiguousarray(pixels), suffix, None if channels == 1 else icc_profile)
-    except (OSError, ValueError) as error:  # sides beyond what the format can hold
-        raise ImageError(f"cannot be written: {one_line(str(error))}") from error
 
 
 def list_images(
