@@ -5,6 +5,8 @@ import sys
 import threading
 import warnings
 import zlib
+from collections import Counter
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -566,3 +568,42 @@ def test_colours_that_nobody_sees_are_written_black(tmp_path, suffix):
     write_image(tmp_path / f"a{suffix}", pixels)
     with Image.open(tmp_path / f"a{suffix}") as image:
         assert not np.asarray(image)[:5].any()
+
+
+# Files that are passed over
+
+
+def test_images_of_kinds_that_are_not_read_are_counted(tmp_path):
+    def put(name, data=b"content"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+
+    png = saved(Image.fromarray(smooth()), "PNG")
+    for name in ("a.CR2", "b/c.cr2", "d.psd", "e.svg", ".hidden.psd"):
+        put(name)
+    for name in ("notes.txt", "Makefile", "page.html", "film.mp4", "font.ttf", "BM.md"):
+        put(name, {"film.mp4": b"\0\0\0\x18ftypisom", "page.html": b"<html><svg>"}.get(name, b"BM"))
+    put("no_suffix", png)
+    put("named.wrongly", png)
+    put("drawing.xml", b"<?xml version='1.0'?>\n<svg xmlns='http://www.w3.org/2000/svg'/>")
+    put("read.png", png)
+    os.mkfifo(tmp_path / "pipe") if hasattr(os, "mkfifo") else None
+    unread = Counter()
+    assert list_images(tmp_path, unread=unread) == [Path("read.png")]
+    expected = {".cr2": 2, ".psd": 1, ".svg": 1, "no suffix": 1, ".wrongly": 1, ".xml": 1}
+    assert unread == expected
+
+
+def test_a_tree_of_any_depth_is_listed(tmp_path):
+    folder = tmp_path
+    for _ in range(1200):
+        folder /= "a"
+        folder.mkdir()
+    (folder / "a.png").touch()
+    try:
+        assert len(list_images(tmp_path)[0].parts) == 1201
+    finally:  # pytest would stumble over it
+        (folder / "a.png").unlink()
+        while folder != tmp_path:
+            folder.rmdir()
+            folder = folder.parent

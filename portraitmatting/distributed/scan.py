@@ -15,7 +15,7 @@ import pyarrow as pa
 from portraitmatting.distributed.storage import Storage, explained
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.folder.plan import Plan, check_names, check_output
-from portraitmatting.images.files import READABLE
+from portraitmatting.images.kinds import READABLE
 
 if TYPE_CHECKING:
     from tqdm import tqdm

@@ -13,7 +13,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from portraitmatting.atomic import atomic_path
 from portraitmatting.errors import PortraitmattingError, one_line
-from portraitmatting.images.files import READABLE, walk_images
+from portraitmatting.images.files import walk_images
+from portraitmatting.images.kinds import READABLE
 
 # What file systems call the time of a file's last change, in their own listings.
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")

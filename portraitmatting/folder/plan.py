@@ -9,7 +9,8 @@ from pathlib import Path
 from portraitmatting.choices import KINDS
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.images.encode import SIXTEEN_BIT, WRITABLE
-from portraitmatting.images.files import READABLE, list_images
+from portraitmatting.images.files import list_images
+from portraitmatting.images.kinds import READABLE
 
 _WITHOUT_TRANSPARENCY = (".jpg", ".jpeg")
 _FOLDS_CASE = sys.platform in ("darwin", "win32")

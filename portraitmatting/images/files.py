@@ -4,6 +4,7 @@ The files themselves are taken apart in decode.py and put together in encode.py.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,8 @@ from portraitmatting.atomic import atomic_path
 from portraitmatting.errors import ImageError, one_line
 from portraitmatting.images.decode import DecodedImage, decode
 from portraitmatting.images.encode import encode_image
+from portraitmatting.images.kinds import READABLE, unread_kind
 from portraitmatting.images.metadata import Metadata
-
-READABLE = frozenset({
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff",
-    ".bmp", ".gif", ".avif", ".ppm", ".pgm", ".pbm", ".pnm",
-})  # fmt: skip
 
 
 def read_image(path: str | os.PathLike[str]) -> DecodedImage:
@@ -73,51 +70,74 @@ def write_image(
 
 
 def list_images(
-    folder: str | os.PathLike[str], exclude: str | os.PathLike[str] | None = None
+    folder: str | os.PathLike[str],
+    exclude: str | os.PathLike[str] | None = None,
+    unread: Counter[str] | None = None,
 ) -> list[Path]:
     """The images below `folder`, by suffix, as sorted paths relative to it.
 
     Hidden names are left out, and so is the folder `exclude` (an output folder inside the input).
     Symlinks are followed, but each real folder is visited once, so that loops end. Dangling links
-    are listed: reading them tells the user. Raises ImageError where a folder cannot be listed.
+    are listed: reading them tells the user. Image files of kinds that are not read are counted in
+    `unread`, if given, by suffix as `unread_kind` names them. Raises ImageError where a folder
+    cannot be listed.
     """
-    return sorted(path for paths in walk_images(folder, exclude) for path in paths)
+    return sorted(path for paths in walk_images(folder, exclude, unread) for path in paths)
 
 
 def walk_images(
-    folder: str | os.PathLike[str], exclude: str | os.PathLike[str] | None = None
+    folder: str | os.PathLike[str],
+    exclude: str | os.PathLike[str] | None = None,
+    unread: Counter[str] | None = None,
 ) -> Iterator[list[Path]]:
     """What `list_images` lists, while it is looked for: one real folder's images at a time."""
-    visited = set() if exclude is None else {os.path.realpath(exclude)}
-    return _walk(Path(folder), Path(), visited)
+    root = Path(folder)
+    visited = set() if exclude is None else {_identity(exclude)}
+    waiting = [Path()]
+    while waiting:
+        below = waiting.pop()
+        identity = _identity(root / below)
+        if identity in visited:
+            continue
+        visited.add(identity)
+        folders, paths = _list_folder(root, below, unread)
+        if paths:
+            yield paths
+        waiting += reversed(folders)
 
 
-def _walk(root: Path, below: Path, visited: set[str]) -> Iterator[list[Path]]:
-    folder = root / below
-    real = os.path.realpath(folder)
-    if real in visited:
-        return
-    visited.add(real)
+def _identity(folder: str | os.PathLike[str]) -> tuple[int, int] | str:
+    """The same for every name of a folder."""
     try:
-        with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
+        status = os.stat(folder)
+    except OSError:
+        return os.path.realpath(folder)
+    # Some network drives have no numbers.
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
+
+
+def _list_folder(
+    root: Path, below: Path, unread: Counter[str] | None
+) -> tuple[list[Path], list[Path]]:
+    """The folders and the images in one folder, sorted, relative to `root`."""
+    try:
+        with os.scandir(root / below) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
     except OSError as error:
         raise ImageError(
-            f"{one_line(str(folder))}: cannot be listed: {error.strerror}: check the path"
+            f"{one_line(str(root / below))}: cannot be listed: {error.strerror}: check the path"
         ) from error
     folders: list[Path] = []
     paths: list[Path] = []
-    for entry in found:
+    for entry in entries:
         if entry.name.startswith("."):
             continue
         path = below / entry.name
         if os.path.isdir(entry.path):
             folders.append(path)
-        elif path.suffix.lower() in READABLE and (
-            os.path.isfile(entry.path) or not os.path.exists(entry.path)
-        ):
+        elif path.suffix.lower() not in READABLE:
+            if unread is not None and (kind := unread_kind(entry.path)):
+                unread[kind] += 1
+        elif os.path.isfile(entry.path) or not os.path.exists(entry.path):
             paths.append(path)
-    if paths:
-        yield paths
-    for path in folders:
-        yield from _walk(root, path, visited)
+    return folders, paths
