@@ -3,7 +3,7 @@
     python -m benchmarks.detail [FOLDER] [--short-side 192 96 32] [--network]
 
 Without FOLDER: portraits of 24 megapixels with known mattes, drawn by `scenes.py`. With it: the
-images of a folder that `python -m portraitmatting.evaluate` takes. The true mattes are shrunk to
+images of a folder that `portraitmatting evaluate` takes. The true mattes are shrunk to
 the working size, as a network without error would give them, and brought back plainly and guided
 by the image. `--network` takes the default checkpoint's own mattes instead. Errors are over a
 band around edges, 1.25 % of the short side and 12 pixels at most; times are processor seconds

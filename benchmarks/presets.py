@@ -2,7 +2,7 @@
 
     python -m benchmarks.presets FOLDER ... [--plot docs/presets.svg]
 
-FOLDER is anything that `python -m portraitmatting.evaluate` takes. Times are processor seconds of
+FOLDER is anything that `portraitmatting evaluate` takes. Times are processor seconds of
 one thread, the presets taken in turn for every image; errors are over the unknown region (the
 folder's trimaps, or a band around edges as in `evaluate`).
 """

@@ -310,7 +310,14 @@ def test_facts_must_belong_to_the_file(tmp_path, ours):
 
 
 def test_the_command_line_ends_in_one_line(tmp_path):
-    call = [sys.executable, "-m", "portraitmatting.checkpoint", "info", str(tmp_path / "none.pth")]
+    call = [
+        sys.executable,
+        "-m",
+        "portraitmatting",
+        "checkpoint",
+        "info",
+        str(tmp_path / "none.pth"),
+    ]
     done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 2
     assert done.stderr == f"error: {tmp_path / 'none.pth'}: no such file\n"

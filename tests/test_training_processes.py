@@ -39,7 +39,7 @@ def test_two_processes_equal_one_with_both_shares(tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-            *("-m", "portraitmatting.commands.train", "run", tmp_path / "two", "--config", config),
+            *("-m", "portraitmatting", "train", "run", tmp_path / "two", "--config", config),
         ],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -125,7 +125,7 @@ def test_killed_and_resumed_gives_the_same_bits(tmp_path, photos, start):
     train(whole, config_from_dict(values))
 
     process = subprocess.Popen(
-        [sys.executable, "-m", "portraitmatting.commands.train", "run", broken, "--config", config],
+        [sys.executable, "-m", "portraitmatting", "train", "run", broken, "--config", config],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
     )

@@ -51,7 +51,7 @@ def checkpoint(tmp_path_factory) -> Path:
 def server(checkpoint, tmp_path_factory):
     """The address of the command's own server, in a process of its own."""
     temporary = tmp_path_factory.mktemp("server")
-    command = [sys.executable, "-m", "portraitmatting.web", "--no-browser", "--device", "cpu"]
+    command = [sys.executable, "-m", "portraitmatting", "web", "--no-browser", "--device", "cpu"]
     command += ["--checkpoint", str(checkpoint), "--max-megabytes", "1", "--max-megapixels", "0.5"]
     environment = {**os.environ, "TMPDIR": str(temporary), "TEMP": str(temporary)}
     with subprocess.Popen(

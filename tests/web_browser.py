@@ -61,7 +61,7 @@ def wait_for_results(page: Any) -> None:
 
 
 def main(target: Path) -> None:
-    command = [sys.executable, "-m", "portraitmatting.web", "--no-browser"]
+    command = [sys.executable, "-m", "portraitmatting", "web", "--no-browser"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         line = next(line for line in process.stdout if "the page is at" in line)

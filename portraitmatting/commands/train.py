@@ -4,7 +4,7 @@
     portraitmatting train run RUN --resume
     portraitmatting train export RUN OUT.safetensors
 
-Several GPUs: torchrun --nproc-per-node N -m portraitmatting.commands.train run RUN ...
+Several GPUs: torchrun --nproc-per-node N -m portraitmatting train run RUN ...
 """
 
 import argparse
