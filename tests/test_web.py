@@ -128,7 +128,7 @@ def test_depth_profile_and_orientation_survive(call, checkpoint, tmp_path, photo
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(photo).save(turned, exif=exif)
-    behind = {"background": "image", "background_picture": gradio_client.handle_file(ASTRONAUT)}
+    behind = {"background": "image", "background_image": gradio_client.handle_file(ASTRONAUT)}
     found = call(turned, foreground="fast", **behind)
     made = expected(checkpoint, turned, tmp_path, read_image(ASTRONAUT).pixels)
     assert [p.read_bytes() for p in found] == made

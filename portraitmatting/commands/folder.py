@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = load_model(options.checkpoint, options.device or "auto")
     predictor = Predictor(model, **given(options, "short_side", "precision", "preset", "compile"))
     count = len(plan.sources)
-    print(f"{count} {'picture' if count == 1 else 'pictures'}, {predictor}", file=sys.stderr)
+    print(f"{count} {'image' if count == 1 else 'images'}, {predictor}", file=sys.stderr)
     choices = given(options, "batch_size", "workers", "overwrite")
     summary = matte_folder(plan, predictor, style, progress=True, **choices)
     print(f"{summary}\nresults in {plan.output}")
