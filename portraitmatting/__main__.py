@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from portraitmatting.cli import USAGE, own_version, run
+from portraitmatting.cli import USAGE, Parser, own_version, run
 from portraitmatting.commands import COMMANDS, command
 
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """What is known before any command's module is imported: the names, and a line on each."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="portraitmatting",
         description="Portrait matting: a photo in, the person's alpha matte and cut-out out.",
         epilog="portraitmatting COMMAND --help says more about each.",

@@ -1,37 +1,124 @@
 """What every command line here shares: exit codes, one-line errors, options without defaults."""
 
 import argparse
+import contextlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NoReturn
+from types import FrameType
+from typing import Any, NoReturn, TextIO
 
 from portraitmatting.errors import PortraitmattingError, one_line
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
-"""Exit codes: some of the work failed; nothing was done, since the call is wrong; Ctrl-C."""
+"""Exit codes: some of the work failed; nothing was done, since the call is wrong; Ctrl-C. SIGTERM
+(`docker stop`, systemd) ends as Ctrl-C does, but in 143, and SIGHUP (a closed terminal) in 129."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a wrong call in one line. An empty value, as of a shell variable that is not set, is
+    always wrong: as a path it would mean the current folder."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"error: {one_line(message)}; {self.prog} --help says more\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            names = [name.strip("-") for name in action.option_strings[-1:]]
+            if action.metavar == "METHOD" or not names:
+                names.append(str(action.metavar or action.dest).lower())
+            known = ", ".join(map(str, action.choices))
+            raise argparse.ArgumentError(None, f"unknown {' '.join(names)} {value!r}: use {known}")
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        # The one place that every value of every option and argument passes.
+        if not arg_string:
+            raise argparse.ArgumentError(action, "is empty: give a value or leave it out")
+        return super()._get_value(action, arg_string)
 
 
 def run(main: Callable[[], int]) -> NoReturn:
     """Call `main` and exit with its code; a user's mistake becomes one line and exit code 2."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not fit its encoding
-        sys.stdout.reconfigure(errors="backslashreplace")
+    _open_standard_files()
+    stopped_by = _stop_on_signals()
     try:
         code = main()
         sys.stdout.flush()
     except PortraitmattingError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        _report(f"error: {one_line(str(error))}")
         code = USAGE
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _report("interrupted")
         code = INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output (head, less) has left; Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our output (head, less) has left
         code = FAILED
+    except MemoryError as error:
+        _report(
+            f"error: out of memory ({one_line(str(error))}): use smaller images, or fewer at once"
+        )
+        code = FAILED
+    except OSError as error:  # a full disk behind standard output, above all
+        _report(f"error: {one_line(str(error))}")
+        code = FAILED
+    if code == INTERRUPTED and stopped_by:
+        code = 128 + stopped_by[0]
+    _close_standard_output()
     sys.exit(code)
+
+
+def _report(text: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal may be closed
+        print(text, file=sys.stderr, flush=True)
+
+
+def _open_standard_files() -> None:
+    """Make standard streams that a caller closed (`>&-`) lead nowhere: Python has None for them,
+    and the next file that is opened would take their place."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not fit its encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")
+
+
+def _close_standard_output() -> None:
+    """Python writes what is left at exit, and would complain if nobody can take it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _stop_on_signals() -> list[int]:
+    """Let SIGTERM and SIGHUP do what Ctrl-C does just then, once; the list that is returned holds
+    the one that came. Signals that the caller ignores (nohup) or handles stay as they are."""
+    received: list[int] = []
+    numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for other in filter(None, numbers):
+            signal.signal(other, signal.SIG_IGN)  # cleaning up is not to be interrupted
+        interrupt = signal.getsignal(signal.SIGINT)
+        if not callable(interrupt):
+            raise KeyboardInterrupt
+        interrupt(signal.SIGINT, frame)
+
+    for number in filter(None, numbers):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, stop)
+    return received
 
 
 def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -144,9 +144,7 @@ def _onnx() -> Any:
     try:
         import onnx
     except ImportError:
-        raise PortraitmattingError(
-            'export needs onnx: pip install "portraitmatting[onnx]"'
-        ) from None
+        raise PortraitmattingError('export needs onnx: pip install -e ".[onnx]"') from None
     return onnx
 
 

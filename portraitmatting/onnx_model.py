@@ -127,7 +127,7 @@ def _onnxruntime() -> Any:
         import onnxruntime
     except ImportError:
         raise PortraitmattingError(
-            'ONNX files need onnxruntime: pip install "portraitmatting[onnx]"'
+            'ONNX files need onnxruntime: pip install -e ".[onnx]"'
         ) from None
     return onnxruntime
 

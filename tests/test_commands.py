@@ -2,25 +2,25 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from conftest import ROOT
-from portraitmatting import commands
+from portraitmatting import choices, commands
 from portraitmatting.__main__ import main, parser
 from portraitmatting.checkpoint import STORAGE
-from portraitmatting.choices import KINDS, PRESETS
-from portraitmatting.cli import USAGE
+from portraitmatting.cli import FAILED, USAGE
 from portraitmatting.commands import COMMANDS, command
-from portraitmatting.commands.completion import WORDS, whole_parser
+from portraitmatting.commands.completion import whole_parser
 from portraitmatting.device import PRECISIONS
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.evaluate import REGIONS
-from portraitmatting.foreground import METHODS
-from portraitmatting.images.encode import WRITABLE
+from portraitmatting.images.encode import SIXTEEN_BIT, WRITABLE
 
 
 def test_no_parser_needs_anything_heavy():
@@ -102,29 +102,168 @@ def test_the_scripts_are_doors_to_the_same_room(script, name):
     assert done.stdout == command(name).parser().format_help()
 
 
-def choices(name: str, option: str) -> list[object]:
-    """Of the command's option, wherever below the command it is."""
-    found = []
-    waiting = [command(name).parser()]
-    while waiting:
-        for action in waiting.pop()._actions:
-            if isinstance(action.choices, dict):
-                waiting += action.choices.values()
-            elif option in action.option_strings:
-                found += action.choices
-    return found
+def test_words_are_the_librarys():
+    assert {f".{word}" for word in choices.FORMATS} == set(WRITABLE)
+    assert {f".{word}" for word in choices.DEEP_FORMATS} == set(SIXTEEN_BIT)
+    assert REGIONS == choices.REGIONS
+    assert set(choices.STORAGE) == set(STORAGE) and set(choices.PRECISIONS) == set(PRECISIONS)
 
 
-def test_words_in_the_parsers_are_the_librarys():
-    assert choices("checkpoint", "--storage") == list(STORAGE)
-    assert choices("train", "--storage") == list(STORAGE)
-    assert choices("evaluate", "--regions") == list(REGIONS)
-    assert choices("evaluate", "--precision") == ["auto", *PRECISIONS]
-    assert WORDS["--precision"] == ("auto", *PRECISIONS)
-    assert WORDS["--foreground"] == METHODS
-    assert WORDS["--output"] == KINDS
-    assert {f".{word}" for word in WORDS["--format"]} <= set(WRITABLE)
-    assert set(WORDS["--preset"]) == {*PRESETS, "auto"}
+COLOURS_OUT_OF_RANGE = ["rgb(300, 0, 0)", "hsl(0, 100%, 200%)", "rgb(0%, 0%, 101%)", "#12345678"]
+WRONG_FOLDER_OPTIONS = [
+    ("--preset", "best"),
+    ("--preset", "auto"),
+    ("--short-side", "300"),
+    ("--short-side", "0"),
+    ("--short-side", "-32"),
+    ("--short-side", "3200000000"),
+    ("--short-side", "9" * 5000),
+    ("--checkpoint", "nothere"),
+    ("--checkpoint", "nothere.safetensors"),
+    ("--checkpoint", "x" * 300),
+    ("--checkpoint", ""),
+    ("--background", "nosuch"),
+    ("--background", "."),
+    ("--background", "blur:nan"),
+    ("--background", "blur:-1"),
+    ("--device", "gpu"),
+    ("--device", "cuda:x"),
+    ("--device", "cuda:-1"),
+    ("--precision", "fp8"),
+    ("--foreground", "magic"),
+    ("--output", "matte"),
+    ("--format", "bmp"),
+    ("--bits", "12"),
+    ("--batch-size", "0"),
+    ("--workers", "100000000"),
+    *(("--background", colour) for colour in COLOURS_OUT_OF_RANGE),
+]
+WRONG_CALLS = [
+    *(("folder", "in", *option) for option in WRONG_FOLDER_OPTIONS),
+    ("folder", ""),
+    ("folder", "in", ""),
+    ("folder", "in", "--checkpoint="),
+    ("webcam", ""),
+    ("webcam", "in.mp4", "-o", ""),
+    ("webcam", "0", "--target-rate", "nan"),
+    ("webcam", "0", "--target-rate", "inf"),
+    ("webcam", "0", "--width", "-5"),
+    ("web", "--port", "99999"),
+    ("web", "--port", "-1"),
+    ("web", "--max-megapixels", "nan"),
+    ("web", "--host", ""),
+    ("evaluate", "bench", "--csv", ""),
+    ("evaluate", "bench", "--band", "inf"),
+    ("evaluate", "bench", "--seed", "-1"),
+    ("evaluate", "bench", "--checkpoint", "mine=nothere"),
+    ("distributed", "in", "out", "--gpus-per-worker", "nan"),
+    ("distributed", "in", "out", "--cores-per-worker", "0"),
+    ("checkpoint", "info", ""),
+    ("checkpoint", "verify", ""),
+    ("checkpoint", "convert", "in.pt", ""),
+    ("export", ""),
+    ("export", "out.onnx", "--precision", "int8"),
+    ("train", "export", "run", ""),
+    ("doctor", "now"),
+    ("completion", "fish"),
+]
+"""Wrong in the value of one option or argument, which the parser alone can tell."""
+
+
+@pytest.mark.parametrize("call", WRONG_CALLS, ids=lambda call: " ".join(call)[:60])
+def test_a_wrong_value_is_answered_in_one_line_by_the_parser(call, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command(call[0]).parser().parse_args(call[1:])
+    assert ended.value.code == USAGE
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_right_values_pass():
+    call = "in --format .PNG --device cuda:1 --background #fff --preset fast --short-side 8192"
+    options = command("folder").parser().parse_args([*call.split(), "--checkpoint", __file__])
+    assert (options.image_format, options.device, options.short_side) == ("png", "cuda:1", 8192)
+    assert command("webcam").parser().parse_args(["--preset", "auto"]).preset == "auto"
+    for text in (
+        "blur",
+        "blur:0.5",
+        "rgb(255, 0, 10)",
+        "checkerboard",
+        "chequer",
+        "#fff",
+        "tomato",
+        __file__,
+    ):
+        assert choices.check_background(text) == text
+
+
+def test_a_wrong_call_ends_before_anything_heavy_is_imported():
+    code = (
+        "import sys; sys.argv = ['x', 'folder', 'in', '--checkpoint', 'nothere']\n"
+        "from portraitmatting.__main__ import entry_point\n"
+        "try: entry_point()\n"
+        "finally: print(sorted({'torch', 'cv2', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (USAGE, "[]\n")
+    assert "no checkpoint named 'nothere'" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+@pytest.mark.parametrize(
+    ("shell", "code"),
+    [
+        ('exec "$@" >&-', 0),
+        ('exec "$@" <&- >&- 2>&-', 0),
+        ('exec "$@" >/dev/full', FAILED),
+        ('exec "$@" >/dev/full 2>/dev/full', FAILED),
+        ('"$@" | true', 0),
+    ],
+)
+def test_nobody_takes_the_output(shell, code):
+    if "/dev/full" in shell and not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    call = ["sh", "-c", shell, "-", sys.executable, "-m", "portraitmatting", "completion", "bash"]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    assert done.returncode == code
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_whatever_stops_a_command_lets_it_clean_up(name, code, tmp_path):
+    script = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from pathlib import Path\n"
+        "from portraitmatting.atomic import atomic_path\n"
+        "from portraitmatting.cli import run\n"
+        "def main():\n"
+        "    with atomic_path(Path(sys.argv[1], 'result.bin')):\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "run(main)"
+    )
+    call = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(
+        call, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        process.send_signal(getattr(signal, name))
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (code, b"interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_a_signal_that_the_caller_ignores_stays_ignored():
+    script = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "from portraitmatting.cli import run\n"
+        "run(lambda: os.kill(os.getpid(), signal.SIGHUP) or 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +290,10 @@ def bash_script(tmp_path_factory):
         (["folder", "--sho"], {"--short-side"}),
         (["folder", "--device", "c"], {"cpu", "cuda"}),
         (["folder", "--foreground", ""], {"ml", "cf", "fast", "none"}),
+        (["folder", "--preset", ""], {"fast", "balanced", "quality"}),
+        (["webcam", "--preset", ""], {"fast", "balanced", "quality", "auto"}),
+        (["export", "--precision", ""], {"fp32", "fp16"}),
+        (["folder", "--bits", ""], {"8", "16"}),
         (["webcam", "--pre"], {"--preset", "--precision"}),
         (["checkpoint", "v"], {"verify"}),
         (["checkpoint", "convert", "--stor"], {"--storage"}),
@@ -184,7 +327,7 @@ def test_zsh_gets_a_script_too(capsys):
 
 def test_without_shtab_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "shtab", None)
-    with pytest.raises(PortraitmattingError, match=r"portraitmatting\[completion\]"):
+    with pytest.raises(PortraitmattingError, match=r"\.\[completion\]"):
         main(["completion", "bash"])
 
 

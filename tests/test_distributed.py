@@ -342,7 +342,7 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch, capsys):
     )
     assert call("photos", "out") == USAGE
     assert capsys.readouterr().err == (
-        'error: many machines need ray: pip install "portraitmatting[distributed]"\n'
+        'error: many machines need ray: pip install -e ".[distributed]"\n'
     )
 
 

@@ -243,7 +243,8 @@ def test_sources_of_one_name_are_found_before_anything_is_loaded(photos):
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "finally: assert 'torch' not in sys.modules"
     )
-    code = f"import sys; sys.argv = {[str(SCRIPT), 'photos', '--checkpoint', 'bad']!r}\n{code}"
+    arguments = [str(SCRIPT), "photos", "--checkpoint", "bad.safetensors"]
+    code = f"import sys; sys.argv = {arguments!r}\n{code}"
     process = start("-c", code)
     _, err = process.communicate(timeout=60)
     assert re.fullmatch(r"error: photos.a\.jpg and a\.png would both be written as .*\n", err)

@@ -14,19 +14,32 @@ SUMS = "SHA256SUMS"
 
 
 def locate(source: str | os.PathLike[str] | None = None) -> tuple[Path, str | None]:
-    """The file that `source` means, and the sha256 listed for it if it was asked for by name."""
-    name = str(source or DEFAULT)
-    if source is not None and (os.sep in name or Path(name).suffix or Path(name).exists()):
+    """The file that `source` means, and the sha256 listed for it if it was asked for by name.
+
+    Raises CheckpointError for a name that is not in the checkpoints folder; a path need not exist.
+    """
+    name = DEFAULT if source is None else str(source)
+    if not name:
+        raise CheckpointError("the checkpoint's name is empty: leave it out for the default one")
+    if source is not None and (os.sep in name or Path(name).suffix or os.path.exists(name)):
         return Path(name), None
     folder = checkpoints_folder()
     path = folder / f"{name}.safetensors"
-    if not path.is_file():
+    if not os.path.isfile(path):
         here = sorted(p.stem for p in folder.glob("*.safetensors"))
         raise CheckpointError(
             f"no checkpoint named {name!r} in {folder} (there: {', '.join(here) or 'none'}): "
             f"give a path, or set {FOLDER_VARIABLE} to the folder that holds it"
         )
     return path, known_sums(folder).get(path.name)
+
+
+def check_source(source: str) -> str:
+    """`source`, if it names a file that is there; raises CheckpointError."""
+    path, _ = locate(source)
+    if not os.path.isfile(path):
+        raise CheckpointError(f"{path}: {'a folder' if os.path.isdir(path) else 'no such file'}")
+    return source
 
 
 def checkpoints_folder() -> Path:

@@ -4,8 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from portraitmatting import choices
 from portraitmatting.checkpoint.registry import SUMS, checkpoints_folder, known_sums
-from portraitmatting.cli import FAILED, given, run
+from portraitmatting.cli import FAILED, Parser, given, run
 from portraitmatting.errors import CheckpointError, PortraitmattingError
 
 
@@ -50,14 +51,12 @@ def _verify_all(sources: list[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported for it."""
-    parser = argparse.ArgumentParser(
-        prog="portraitmatting checkpoint", description="Checkpoint files."
-    )
+    parser = Parser(prog="portraitmatting checkpoint", description="Checkpoint files.")
     commands = parser.add_subparsers(dest="command", required=True)
     to_ours = commands.add_parser("convert", help="the author's file to one of ours")
     to_ours.add_argument("source", type=Path)
     to_ours.add_argument("destination", type=Path)
-    to_ours.add_argument("--storage", choices=("fp32", "fp16", "int8"), help="default: fp16")
+    to_ours.add_argument("--storage", choices=choices.STORAGE, help="default: fp16")
     to_ours.add_argument("--facts", type=Path, help="JSON file that describes the weights")
     to_ours.add_argument("--overwrite", action="store_true", default=None)
     for name, text in (("info", "what a checkpoint is"), ("verify", "check files, all by default")):

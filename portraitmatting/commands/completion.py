@@ -8,20 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from portraitmatting.cli import run
+from portraitmatting.choices import DEVICES
+from portraitmatting.cli import Parser, run
 from portraitmatting.commands import COMMANDS, command
 from portraitmatting.errors import PortraitmattingError
 
-WORDS = {
-    "--device": ("auto", "cpu", "cuda", "mps"),
-    "--precision": ("auto", "fp32", "bf16", "fp16"),
-    "--foreground": ("ml", "cf", "fast", "none"),
-    "--output": ("alpha", "rgba", "composite", "foreground"),
-    "--format": ("png", "webp", "tiff", "jpg"),
-    "--bits": ("8", "16"),
-    "--preset": ("fast", "balanced", "quality", "auto"),
-}
-"""What to offer for options whose values the library checks, not the parser."""
 _FILES = ("--checkpoint", "--background")
 _PLACES = ("DIR", "FILE", "TOML", "NAME=FOLDER")
 """Options, and metavars of options, whose value is a path; so are all arguments without choices."""
@@ -34,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import shtab
     except ImportError:
         raise PortraitmattingError(
-            'completion needs shtab: pip install "portraitmatting[completion]"'
+            'completion needs shtab: pip install -e ".[completion]"'
         ) from None
     whole = whole_parser()
     for action in _actions(whole):
@@ -69,15 +60,15 @@ def _offer(action: Any, files: Any) -> None:
     is_path = not option or option in _FILES or action.metavar in _PLACES or action.type is Path
     if action.nargs == 0 or action.choices:
         return
-    if option in WORDS and action.type is not Path:
-        action.choices = WORDS[option]
+    if option == "--device":
+        action.choices = DEVICES  # not in the parser, which also takes cuda:1
     elif is_path:
         action.complete = files
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported for it."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="portraitmatting completion",
         description="Print a completion script for portraitmatting.",
         epilog='bash, in ~/.bashrc: eval "$(portraitmatting completion bash)". '

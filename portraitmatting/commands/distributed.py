@@ -4,8 +4,8 @@ import argparse
 import importlib.util
 from collections.abc import Sequence
 
-from portraitmatting.cli import FAILED, INTERRUPTED, given, run
-from portraitmatting.commands.options import add_network_options, add_result_options
+from portraitmatting.cli import FAILED, INTERRUPTED, Parser, given, run
+from portraitmatting.commands.options import add_network_options, add_result_options, number
 from portraitmatting.errors import PortraitmattingError
 
 
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for package in ("ray", "pyarrow", "fsspec"):
         if importlib.util.find_spec(package) is None:
             raise PortraitmattingError(
-                f'many machines need {package}: pip install "portraitmatting[distributed]"'
+                f'many machines need {package}: pip install -e ".[distributed]"'
             )
 
     from portraitmatting.distributed.run import matte_storage
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported for it."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="portraitmatting distributed",
         description="Mattes and cut-outs for every image of a folder, on many machines. A second "
         "run does only what is missing or changed. Exit code 0 if all went well, 1 if any image "
@@ -54,13 +54,8 @@ def parser() -> argparse.ArgumentParser:
     add_result_options(parser)
     add = add_network_options(parser)
     add(
-        "--checkpoint",
-        metavar="NAME",
-        help="a name in checkpoints/ or a path; only this machine needs it",
-    )
-    add(
         "--batch-size",
-        type=int,
+        type=number(int, 1, 1024),
         metavar="N",
         help="images that go through the network together (default: 8 on GPUs, 1 on CPUs)",
     )
@@ -73,20 +68,20 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--cores-per-worker",
         dest="cores",
-        type=int,
+        type=number(int, 1, 4096),
         metavar="N",
         help="CPU cores of each worker (default: 1)",
     )
     add(
         "--gpus-per-worker",
         dest="gpus",
-        type=float,
+        type=number(float, 0, 1),
         metavar="N",
         help="GPUs of each worker; 0.5 puts two workers on each (default: 0, run on CPUs)",
     )
     add(
         "--workers",
-        type=int,
+        type=number(int, 1, 1_000_000),
         metavar="N",
         help="how many; more than there is room for wait for machines to join (default: as many "
         "as there is room for)",

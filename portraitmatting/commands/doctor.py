@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from portraitmatting.cli import FAILED, run
+from portraitmatting.cli import FAILED, Parser, run
 from portraitmatting.doctor.finding import Finding
 from portraitmatting.errors import one_line
 
@@ -37,7 +37,7 @@ def examine() -> list[Finding]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported for it."""
-    return argparse.ArgumentParser(
+    return Parser(
         prog="portraitmatting doctor",
         description="Versions, devices, threads and checkpoint, and in words what is wrong with "
         "this environment. Exit code 1 if anything is.",

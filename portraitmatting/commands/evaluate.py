@@ -5,7 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from portraitmatting.cli import FAILED, given, run
+from portraitmatting import choices
+from portraitmatting.checkpoint.registry import check_source
+from portraitmatting.cli import FAILED, Parser, given, run
+from portraitmatting.commands.options import (
+    add_device_option,
+    add_precision_option,
+    checked,
+    number,
+)
 from portraitmatting.errors import PortraitmattingError
 
 if TYPE_CHECKING:
@@ -28,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from portraitmatting.evaluate.table import format_report
     from portraitmatting.images.files import write_image
 
-    choices = given(options, "regions", "band", "video", "worst", "seed")
-    report = evaluate(benchmark, _methods(options), progress=True, **choices)
+    chosen = given(options, "regions", "band", "video", "worst", "seed")
+    report = evaluate(benchmark, _methods(options), progress=True, **chosen)
     print(format_report(report))
     if options.csv:
         report.write_csv(options.csv)
@@ -59,8 +67,8 @@ def _methods(options: argparse.Namespace) -> list["MattingMethod"]:
         name = name or locate(source)[0].stem
         for size in sizes:
             label = f"{name}@{size}" if len(sizes) > 1 else name
-            choices = given(options, "device", "precision")
-            ours.append(from_checkpoint(source, label, short_side=size, **choices))
+            chosen = given(options, "device", "precision")
+            ours.append(from_checkpoint(source, label, short_side=size, **chosen))
     return ours + folders
 
 
@@ -70,9 +78,14 @@ def _named(text: str) -> tuple[str | None, str]:
     return (name, path) if name and equals and not Path(text).exists() else (None, text)
 
 
+def _check_checkpoint(text: str) -> str:
+    check_source(_named(text)[1])
+    return text
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported for it."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="portraitmatting evaluate",
         description="Score mattes against the truth of a benchmark folder: P3M-10k, PPM-100, "
         "AIM-500, or plain image/ + alpha/ (+ trimap/). Exit code 1 if any image could not be "
@@ -84,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
         "--checkpoint",
         nargs="+",
         metavar="[NAME=]PATH",
+        type=checked(_check_checkpoint),
         help="checkpoints to score, by name or path (default: the default checkpoint, "
         "unless --mattes is given)",
     )
@@ -96,12 +110,12 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--regions",
         nargs="+",
-        choices=("whole", "unknown"),
+        choices=choices.REGIONS,
         help="pixels to score (default: whole)",
     )
     add(
         "--band",
-        type=float,
+        type=number(float, 1e-4, 0.5),
         help="where there are no trimaps, half the width of the unknown region around edges, "
         "as a fraction of the short side (default: 0.0125)",
     )
@@ -109,17 +123,22 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--short-side",
         nargs="+",
-        type=int,
+        type=checked(choices.check_short_side, int),
         metavar="PIXELS",
         help="working size; several are scored side by side (default: the checkpoint's)",
     )
-    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="default: the checkpoint's")
-    add("--device", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    add_precision_option(add)
+    add_device_option(add)
     add("--csv", type=Path, metavar="FILE", help="write the scores of every image")
     add("--json", type=Path, metavar="FILE", help="write scores, means, comparisons, protocol")
     add("--contact-sheet", type=Path, metavar="FILE", help="write an image of the worst cases")
-    add("--worst", type=int, metavar="N", help="rows of the contact sheet (default: 8)")
-    add("--seed", type=int, help="of the intervals and tests (default: 0)")
+    add(
+        "--worst",
+        type=number(int, 0, 1000),
+        metavar="N",
+        help="rows of the contact sheet (default: 8)",
+    )
+    add("--seed", type=number(int, 0, 2**63 - 1), help="of the intervals and tests (default: 0)")
     return parser
 
 

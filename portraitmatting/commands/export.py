@@ -4,7 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from portraitmatting.cli import given, run
+from portraitmatting import choices
+from portraitmatting.cli import Parser, given, run
+from portraitmatting.commands.options import add_checkpoint_option
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,13 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported for it."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="portraitmatting export",
         description="Write the network as an ONNX file of any batch and size, and prove it.",
     )
     parser.add_argument("out", metavar="OUT.onnx", type=Path)
-    parser.add_argument("--checkpoint", help="a name in checkpoints/ or a path (default: ours)")
-    parser.add_argument("--precision", help="fp32 or fp16 (default: fp32)")
+    add_checkpoint_option(parser.add_argument)
+    parser.add_argument(
+        "--precision",
+        metavar="TYPE",
+        choices=choices.ONNX_PRECISIONS,
+        help="fp32 or fp16 (default: fp32)",
+    )
     parser.add_argument("--overwrite", action="store_true", default=None)
     return parser
 

@@ -5,8 +5,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from portraitmatting.cli import FAILED, INTERRUPTED, given, run
-from portraitmatting.commands.options import add_network_options, add_result_options
+from portraitmatting.cli import FAILED, INTERRUPTED, Parser, given, run
+from portraitmatting.commands.options import (
+    add_device_option,
+    add_network_options,
+    add_result_options,
+    number,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported for it."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="portraitmatting folder",
         description=f"{__doc__} A second run does only what is missing or changed. Exit code 0 if "
         "all went well, 1 if any image failed, 2 for a wrong call, 130 after Ctrl-C.",
@@ -57,16 +62,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_result_options(parser)
     add = add_network_options(parser)
-    add(
-        "--checkpoint",
-        metavar="NAME",
-        help="a name in checkpoints/ or a path (default: portraitmatting_swint)",
-    )
-    add(
-        "--device",
-        help="auto, cpu, cuda, cuda:1 or mps; of an ONNX file also directml or coreml "
-        "(default: auto)",
-    )
+    add_device_option(add)
     add(
         "--compile",
         action="store_true",
@@ -76,13 +72,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--batch-size",
-        type=int,
+        type=number(int, 1, 1024),
         metavar="N",
         help="images that go through the network together (default: 8 on a GPU, 1 on the CPU)",
     )
     add(
         "--workers",
-        type=int,
+        type=number(int, 1, 256),
         metavar="N",
         help="threads that read, and as many that estimate colours and write (default: 2)",
     )

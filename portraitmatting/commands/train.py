@@ -11,7 +11,8 @@ import argparse
 from dataclasses import fields
 from typing import Any, get_type_hints
 
-from portraitmatting.cli import given, run
+from portraitmatting import choices
+from portraitmatting.cli import Parser, given, run
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.training.config import TrainConfig, config_from_dict, read_config
 
@@ -63,7 +64,7 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
 def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported for it."""
     text = __doc__ or ""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="portraitmatting train",
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -102,9 +103,7 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("run", metavar="RUN")
     export.add_argument("out", metavar="OUT")
     export.add_argument("--which", choices=("best", "last"), help="weights (default: best)")
-    export.add_argument(
-        "--storage", choices=("fp32", "fp16", "int8"), help="of the weights (default: fp16)"
-    )
+    export.add_argument("--storage", choices=choices.STORAGE, help="of the weights (default: fp16)")
     export.add_argument("--licence", help="under which the weights may be used")
     return parser
 

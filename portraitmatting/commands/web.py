@@ -3,7 +3,6 @@
 import argparse
 import importlib.util
 import os
-import signal
 import sys
 import tempfile
 import threading
@@ -12,8 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from portraitmatting import PortraitmattingError
-from portraitmatting.cli import given, run
+from portraitmatting.cli import Parser, given, run
+from portraitmatting.commands.options import (
+    add_checkpoint_option,
+    add_device_option,
+    add_precision_option,
+    add_short_side_option,
+    number,
+)
+from portraitmatting.errors import PortraitmattingError
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _EXAMPLES = Path(__file__).parents[2] / "examples"  # in a clone of the repository
@@ -23,8 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, call, exit code."""
     options = parser().parse_args(arguments)
     if importlib.util.find_spec("gradio") is None:
-        raise PortraitmattingError('the page needs Gradio: pip install "portraitmatting[web]"')
-    signal.signal(signal.SIGTERM, _end)
+        raise PortraitmattingError('the page needs Gradio: pip install -e ".[web]"')
     try:
         serve(**given(options, *vars(options)))
     except KeyboardInterrupt:
@@ -107,13 +112,9 @@ def serve(
     raise AssertionError  # the wait ends by an exception only
 
 
-def _end(*_: object) -> NoReturn:
-    sys.exit(0)  # an exception: what has been opened is cleared away
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported for it."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="portraitmatting web",
         description="A page for single photos, on this machine: matte, cut-out, new background. "
         "It needs no internet, and nothing leaves the machine.",
@@ -125,7 +126,12 @@ def parser() -> argparse.ArgumentParser:
         help="listen at this address, as 0.0.0.0, where other machines reach it, without a "
         "password (default: 127.0.0.1, this machine only)",
     )
-    add("--port", type=int, help="(default: the first free one from 7860 on)")
+    add(
+        "--port",
+        type=number(int, 1, 65535),
+        metavar="N",
+        help="(default: the first free one from 7860 on)",
+    )
     add(
         "--no-browser",
         dest="browser",
@@ -133,29 +139,30 @@ def parser() -> argparse.ArgumentParser:
         default=None,
         help="only say where the page is",
     )
-    add("--max-megabytes", type=float, metavar="N", help="of an upload (default: 50)")
-    add("--max-megapixels", type=float, metavar="N", help="of an image (default: 50)")
+    add(
+        "--max-megabytes",
+        type=number(float, 0.001, 1e6),
+        metavar="N",
+        help="of an upload (default: 50)",
+    )
+    add(
+        "--max-megapixels",
+        type=number(float, 0.001, 1e6),
+        metavar="N",
+        help="of an image (default: 50)",
+    )
     add(
         "--keep-minutes",
-        type=float,
+        type=number(float, 0.001, 1e6),
         metavar="N",
         help="how long uploads and results are kept (default: 60; never longer than the page is "
         "served)",
     )
     add = parser.add_argument_group("network").add_argument
-    add(
-        "--checkpoint",
-        metavar="NAME",
-        help="a name in checkpoints/ or a path (default: portraitmatting_swint)",
-    )
-    add("--device", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
-    add("--precision", help="auto, fp32, bf16 or fp16 (default: the checkpoint's)")
-    add(
-        "--short-side",
-        type=int,
-        metavar="PIXELS",
-        help="working size of the preset quality, a multiple of 32 (default: the checkpoint's)",
-    )
+    add_checkpoint_option(add)
+    add_device_option(add)
+    add_precision_option(add)
+    add_short_side_option(add)
     return parser
 
 

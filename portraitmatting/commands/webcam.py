@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from portraitmatting.cli import FAILED, given, run
+from portraitmatting import choices
+from portraitmatting.cli import FAILED, Parser, given, run
+from portraitmatting.commands.options import (
+    add_device_option,
+    add_foreground_option,
+    add_network_options,
+    checked,
+    number,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +36,8 @@ def convert(options: argparse.Namespace) -> int:
     from portraitmatting.video.writer import check_outputs
 
     # What can be wrong with the call is found before the seconds that PyTorch takes to load.
+    if options.preset:
+        choices.check_preset(options.preset)  # without "auto", which follows a camera
     check_outputs(options.source, options.output)
     backgrounds = options.background or [None]
     if len(backgrounds) > 1:
@@ -81,7 +91,7 @@ def load(options: argparse.Namespace) -> Any:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported for it."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="portraitmatting webcam",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -98,13 +108,12 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--background",
         action="append",
+        type=checked(choices.check_background),
+        metavar="WHAT",
         help="a colour, an image, a video, blur, blur:0.05 or checkerboard (default: green for "
         "files, blur live); live, several are gone through with the key n",
     )
-    result.add_argument(
-        "--foreground",
-        help="how the person's colours are estimated: fast, ml, cf or none (default: fast)",
-    )
+    add_foreground_option(result.add_argument, "fast")
     result.add_argument(
         "--no-smooth",
         dest="smooth",
@@ -114,32 +123,31 @@ def parser() -> argparse.ArgumentParser:
     )
     speed = parser.add_argument_group("speed")
     speed.add_argument(
-        "--preset",
-        help="fast, balanced or quality: 0.6, 0.8 or 1 of the checkpoint's working size; live also "
-        "auto, which follows --target-rate (default: quality for files, auto live)",
+        "--target-rate",
+        type=number(float, 0.1, 1000),
+        metavar="N",
+        help="frames per second (default: 24)",
     )
-    speed.add_argument("--target-rate", type=float, help="frames per second (default: 24)")
     speed.add_argument(
-        "--batch-size", type=int, help="files only (default: 8 on a GPU, 1 on a CPU)"
+        "--batch-size",
+        type=number(int, 1, 1024),
+        metavar="N",
+        help="files only (default: 8 on a GPU, 1 on a CPU)",
     )
     live = parser.add_argument_group("live")
-    live.add_argument("--width", type=int, help="asked of the camera")
-    live.add_argument("--height", type=int, help="asked of the camera")
+    live.add_argument(
+        "--width", type=number(int, 1, 65535), metavar="PIXELS", help="asked of the camera"
+    )
+    live.add_argument(
+        "--height", type=number(int, 1, 65535), metavar="PIXELS", help="asked of the camera"
+    )
     live.add_argument("--no-overlay", dest="overlay", action="store_false", default=None)
     live.add_argument("--no-window", dest="window", action="store_false", default=None)
     live.add_argument(
         "--virtual-camera", action="store_true", default=None, help="for meeting programs"
     )
     live.add_argument("--folder", type=Path, help="for snapshots and recordings (default: here)")
-    network = parser.add_argument_group("network")
-    network.add_argument("--checkpoint", help="a name in checkpoints/ or a path (default: ours)")
-    network.add_argument(
-        "--device",
-        default="auto",
-        help="auto, cpu, cuda, cuda:1, mps; of an ONNX file also directml, coreml",
-    )
-    network.add_argument("--precision", help="auto, fp32, bf16 or fp16 (default: the checkpoint's)")
-    network.add_argument("--short-side", type=int, help="the working size that presets start from")
+    add_device_option(add_network_options(parser, ["auto", *choices.PRESETS]), "auto")
     return parser
 
 

@@ -157,7 +157,7 @@ def extras() -> list[Finding]:
             f"[{extra}]",
             "installed"
             if all(map(importable, modules))
-            else f'not installed; for {PURPOSES[extra]}: pip install "portraitmatting[{extra}]"',
+            else f'not installed; for {PURPOSES[extra]}: pip install -e ".[{extra}]"',
         )
         for extra, modules in EXTRAS.items()
     ]

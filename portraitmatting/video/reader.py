@@ -50,7 +50,7 @@ def import_av() -> Any:
     try:
         import av
     except ImportError:
-        raise VideoError('video files need PyAV: pip install "portraitmatting[video]"') from None
+        raise VideoError('video files need PyAV: pip install -e ".[video]"') from None
     return av
 
 

@@ -20,7 +20,7 @@ class VirtualCamera:
             import pyvirtualcam
         except ImportError:
             raise VideoError(
-                'a virtual camera needs pyvirtualcam: pip install "portraitmatting[virtualcam]"'
+                'a virtual camera needs pyvirtualcam: pip install -e ".[virtualcam]"'
             ) from None
         self._make = pyvirtualcam.Camera
         self._rate = rate
