@@ -1,170 +1,103 @@
-"""The network beside its plain twin, and beside the machine's matrix multiplication."""
+"""The network on this CPU: what its speed is made of, size by size.
 
+    python -m benchmarks.network [--sizes 320x416 ...] [--repeats N] [--onnx FILE]
+
+Each way adds one thing to the one before: the modules as PyTorch runs them; freed memory kept for
+the next pass; linear layers through oneDNN where that is the faster one; bf16. Every way has a
+process of its own. They take turns; a time is the median of the turns after the first. Memory is
+what the process holds afterwards, and the most it has held.
+"""
+
+import argparse
+import multiprocessing
+import resource
 import statistics
-import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.timing import Function, interleaved, say, table
-from portraitmatting import PortraitMatting, PortraitmattingError
-from portraitmatting.checkpoint.author_keys import from_author_keys
-from portraitmatting.device import check_compiler
+from benchmarks.timing import machine, say, table
+from portraitmatting import Predictor, load_model
+from portraitmatting.allocator import keep_freed_memory
+from portraitmatting.modeling import linear
 
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
-from golden_weights import golden_shapes, weights
-from plain_network import PlainNetwork
-
-SIZES = ((448, 576), (768, 1024))
-_GEMM = 2048, 1024, 1024
-_GEMMS = 10
-
-
-def networks() -> tuple[PortraitMatting, PlainNetwork]:
-    """Ours as `Predictor` runs it, and the plain one, under the same made-up weights."""
-    state = weights(golden_shapes())
-    ours, plain = PortraitMatting().eval(), PlainNetwork().eval()
-    ours.load_state_dict(from_author_keys(state))
-    plain.load_state_dict({k: v for k, v in state.items() if "index" not in k}, strict=False)
-    return ours.to(memory_format=torch.channels_last), plain
-
-
-def multiplications() -> dict[str, Function]:
-    """The ways this PyTorch can multiply matrices, `_GEMMS` times over; the fastest counts."""
-    rows, inner, columns = _GEMM
-    a, b = torch.randn(rows, inner), torch.randn(columns, inner)
-
-    def mkl() -> None:
-        for _ in range(_GEMMS):
-            torch.nn.functional.linear(a, b)
-
-    def onednn() -> None:
-        for _ in range(_GEMMS):
-            torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
-
-    return {"mkl": mkl, "onednn": onednn} if torch.backends.mkldnn.is_available() else {"mkl": mkl}
-
-
-@torch.inference_mode()
-def network_table(quick: bool) -> str:
-    """Seconds, speed-up over the plain network, and share of the machine's GEMM rate."""
-    ours, plain = networks()
-    rows = []
-    for height, width in SIZES[:1] if quick else SIZES:
-        for batch in (1,) if quick else (1, 4):
-            say(f"network at {height}x{width}, batch {batch}")
-            images = torch.rand(batch, 3, height, width)
-            laid_out = images.contiguous(memory_format=torch.channels_last)
-            with FlopCounterMode(display=False) as counter:
-                expected = plain(images)
-            apart = max(
-                (mine - theirs).abs().max().item()
-                for mine, theirs in zip(ours(laid_out), expected, strict=True)
-            )
-            functions: dict[str, Function] = {
-                "plain": lambda images=images: plain(images),
-                "ours": lambda images=laid_out: ours(images),
-                **multiplications(),
-            }
-            large = batch * height * width > 10**6
-            seconds = interleaved(functions, 1 if quick else 3 if large else 9)
-            gemm = 2 * _GEMMS * _GEMM[0] * _GEMM[1] * _GEMM[2]
-            gemm_rate = gemm / min(seconds[name] for name in multiplications())
-            rate = counter.get_total_flops() / seconds["ours"]
-            rows.append(
-                [
-                    f"{height}x{width}, batch {batch}",
-                    f"{seconds['plain']:.2f} s",
-                    f"{seconds['ours']:.2f} s",
-                    f"{seconds['plain'] / seconds['ours']:.2f}",
-                    f"{rate / 1e9:.0f} of {gemm_rate / 1e9:.0f} GFLOP/s ({rate / gemm_rate:.0%})",
-                    f"{apart:.0e}",
-                ]
-            )
-    titles = ("network, fp32", "plain", "ours", "speed-up", "share of GEMM", "largest difference")
-    return table(titles, rows)
-
-
-_OPERATORS = {
-    "linear layers": ("addmm", "addmm_", "mm"),
-    "convolutions": ("mkldnn_convolution",),
-    "attention": ("_scaled_dot_product_flash_attention_for_cpu", "bmm", "_softmax"),
-    "GELU": ("gelu", "gelu_"),
-    "moving and joining": ("copy_", "cat", "index_select", "index", "fill_"),
-    "LayerNorm, GroupNorm": ("native_layer_norm", "native_group_norm"),
-    "sums": ("add", "add_"),
-    "PReLU": ("_prelu_kernel",),
-    "upsampling": ("upsample_bilinear2d",),
+WAYS = {
+    "plain": (False, False, "fp32"),
+    "kept memory": (True, False, "fp32"),
+    "oneDNN": (True, True, "fp32"),
+    "bf16": (True, True, "bf16"),
 }
+"""Name to whether freed memory is kept, whether oneDNN multiplies, and the precision."""
+ONNX = "onnxruntime"
 
 
-@torch.inference_mode()
-def operators_table() -> str:
-    """Where the time goes at 448x576, batch 1: medians of five profiled passes in turns."""
-    ours, plain = networks()
-    images = torch.rand(1, 3, *SIZES[0])
-    laid_out = images.contiguous(memory_format=torch.channels_last)
-    functions: dict[str, Function] = {
-        "plain": lambda: plain(images),
-        "ours": lambda: ours(laid_out),
-    }
-    say("operators")
-    turns: dict[str, list[dict[str, float]]] = {name: [] for name in functions}
-    for number in range(6):
-        for name, function in functions.items():
-            with profile(activities=[ProfilerActivity.CPU]) as profiler:
-                function()
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", metavar="HxW", default=["320x416", "448x576", "768x1024"]
+    )
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--onnx", metavar="FILE", help="a file of `portraitmatting export`, beside")
+    options = parser.parse_args()
+    ways = [*WAYS, ONNX] if options.onnx else list(WAYS)
+    rows = []
+    for size in options.sizes:
+        say(size)
+        height, width = map(int, size.split("x"))
+        measured = measure(ways, height, width, options.repeats, options.onnx)
+        rows.append([size, *(f"{seconds:.2f} s, {memory}" for seconds, memory in measured)])
+    print(machine(), end="\n\n")
+    print(table(("network, batch 1: median, memory after / peak", *ways), rows))
+
+
+def measure(
+    ways: list[str], height: int, width: int, repeats: int, onnx: str | None
+) -> list[tuple[float, str]]:
+    """Seconds and memory of each way."""
+    context = multiprocessing.get_context("spawn")
+    ends = []
+    for way in ways:
+        ours, theirs = context.Pipe()
+        context.Process(target=_serve, args=(theirs, way, height, width, onnx), daemon=True).start()
+        ends.append(ours)
+    seconds: list[list[float]] = [[] for _ in ways]
+    for number in range(repeats + 1):
+        for end, times in zip(ends, seconds, strict=True):
+            end.send(True)
+            took = end.recv()
             if number:
-                turns[name].append(_by_group(profiler))
-    rows = []
-    for group in (*_OPERATORS, "all else"):
-        milliseconds = (statistics.median(turn[group] for turn in turns[name]) for name in turns)
-        rows.append([group, *(f"{value:.0f} ms" for value in milliseconds)])
-    return table(("operators", *functions), rows)
-
-
-def _by_group(profiler: profile) -> dict[str, float]:
-    """Milliseconds per group of operators."""
-    group_of = {f"aten::{name}": group for group, names in _OPERATORS.items() for name in names}
-    group_of["mkldnn::_linear_pointwise"] = "linear layers"
-    found = dict.fromkeys((*_OPERATORS, "all else"), 0.0)
-    for event in profiler.key_averages():
-        found[group_of.get(event.key, "all else")] += event.self_cpu_time_total / 1000
-    return found
+                times.append(took)
+    results = []
+    for end, times in zip(ends, seconds, strict=True):
+        end.send(False)
+        results.append((statistics.median(times), end.recv()))
+    return results
 
 
 @torch.inference_mode()
-def compile_table() -> str:
-    """torch.compile beside the network as it is; in words where there is no compiler."""
-    try:
-        check_compiler()
-    except PortraitmattingError as error:
-        return f"torch.compile: not measured ({error})\n"
-    ours, _ = networks()
-    compiled = torch.compile(ours)
-    rows = []
-    for height, width in ((448, 576), (576, 448)):
-        images = torch.rand(1, 3, height, width).contiguous(memory_format=torch.channels_last)
-        say(f"torch.compile at {height}x{width}")
+def _serve(end: Connection, way: str, height: int, width: int, onnx: str | None) -> None:
+    """In a process of its own: one pass, and its seconds, each time that it is asked."""
+    keep, onednn, precision = WAYS.get(way, (False, False, None))
+    if keep:
+        keep_freed_memory()
+    linear._ONEDNN = linear._ONEDNN and onednn
+    predictor = Predictor(load_model(onnx if way == ONNX else None), precision=precision)
+    image = (torch.rand(height, width, 3) * 255).byte().numpy()
+    predictor.short_side = min(height, width)
+    batch = [predictor.prepare(image)]
+    assert batch[0].tensor.shape[1:] == (height, width)
+    while end.recv():
         before = time.perf_counter()
-        compiled(images)
-        first = time.perf_counter() - before
-        seconds = interleaved(
-            {
-                "as it is": lambda images=images: ours(images),
-                "compiled": lambda images=images: compiled(images),
-            },
-            5,
-        )
-        rows.append(
-            [
-                f"{height}x{width}",
-                f"{first:.0f} s",
-                f"{seconds['compiled']:.2f} s",
-                f"{seconds['as it is'] / seconds['compiled']:.2f}",
-            ]
-        )
-    return table(("torch.compile", "first call", "compiled", "speed-up over ours"), rows)
+        predictor.estimate(batch)
+        end.send(time.perf_counter() - before)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    now = pages * resource.getpagesize() / 1e6
+    end.send(f"{now:.0f} / {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

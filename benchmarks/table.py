@@ -1,4 +1,4 @@
-"""The README's tables of speed and memory, in markdown.
+"""Tables of a folder job's speed and memory, in markdown.
 
 python -m benchmarks.table            # from the repository's root; 40 minutes on two cores
 python -m benchmarks.table --quick    # a small part of it, to see whether it runs
@@ -7,7 +7,6 @@ python -m benchmarks.table --quick    # a small part of it, to see whether it ru
 import argparse
 
 from benchmarks.folder import breakdown_table, memory_table
-from benchmarks.network import compile_table, network_table, operators_table
 from benchmarks.timing import machine
 
 
@@ -16,13 +15,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer sizes, images and repeats")
     quick = parser.parse_args().quick
     print(machine(), end="\n\n", flush=True)
-    print(network_table(quick), flush=True)
-    if not quick:
-        print(operators_table(), flush=True)
     print(breakdown_table(quick), flush=True)
     print(memory_table(quick), flush=True)
-    if not quick:
-        print(compile_table(), flush=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
+from portraitmatting.allocator import keep_freed_memory
 from portraitmatting.errors import PortraitmattingError, one_line
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -42,6 +43,7 @@ class Parser(argparse.ArgumentParser):
 
 def run(main: Callable[[], int]) -> NoReturn:
     """Call `main` and exit with its code; a user's mistake becomes one line and exit code 2."""
+    keep_freed_memory()
     _open_standard_files()
     stopped_by = _stop_on_signals()
     try:

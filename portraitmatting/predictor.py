@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -36,9 +35,9 @@ from portraitmatting.transforms import (
     resize_tensor,
     to_tensor,
 )
+from portraitmatting.trimap import VALUES
 
 _PREVIEW_SIDE = 1024
-_TRIMAP_VALUES = np.array([0, 128, 255], np.uint8)
 
 
 class Predictor:
@@ -179,7 +178,7 @@ class Predictor:
             estimate.arrived.synchronize()
         picture, alpha = estimate.image, estimate.alpha[0].numpy()
         height, width = picture.shape[:2]
-        values, how = _TRIMAP_VALUES[estimate.trimap.numpy()], cv2.INTER_NEAREST_EXACT
+        values, how = VALUES[estimate.trimap.numpy()], cv2.INTER_NEAREST_EXACT
         trimap: NDArray[Any] = cv2.resize(values, (width, height), interpolation=how)
         return Matte(picture, guided_upsample(picture, alpha), trimap, str(self.device))
 

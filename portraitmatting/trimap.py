@@ -1,4 +1,4 @@
-"""Trimaps: uint8 HxW, 0 background, 128 unknown, 255 foreground."""
+"""Trimaps: uint8 HxW, as images 0 background, 128 unknown, 255 foreground."""
 
 import cv2
 import numpy as np
@@ -6,7 +6,10 @@ from numpy.typing import NDArray
 
 from portraitmatting.errors import ImageError
 
-BACKGROUND, UNKNOWN, FOREGROUND = 0, 128, 255
+BACKGROUND, UNKNOWN, FOREGROUND = 0, 1, 2
+"""The classes, in the order of the network's trimap logits."""
+VALUES = np.array([0, 128, 255], np.uint8)
+"""Class to its grey value in an image."""
 
 
 def draw_trimap(alpha: NDArray[np.floating], radius: float) -> NDArray[np.uint8]:
@@ -19,9 +22,9 @@ def draw_trimap(alpha: NDArray[np.floating], radius: float) -> NDArray[np.uint8]
     """
     if not radius >= 0:
         raise ImageError(f"trimap radius {radius} is negative: use 0 or more pixels")
-    trimap = np.full(alpha.shape, UNKNOWN, np.uint8)
-    trimap[_deeper_than(radius, alpha > 1 - 0.5 / 255)] = FOREGROUND
-    trimap[_deeper_than(radius, alpha < 0.5 / 255)] = BACKGROUND
+    trimap = np.full(alpha.shape, VALUES[UNKNOWN])
+    trimap[_deeper_than(radius, alpha > 1 - 0.5 / 255)] = VALUES[FOREGROUND]
+    trimap[_deeper_than(radius, alpha < 0.5 / 255)] = VALUES[BACKGROUND]
     return trimap
 
 
@@ -31,7 +34,8 @@ def unknown_region(trimap: NDArray[np.uint8]) -> NDArray[np.bool_]:
     Nearest instead of equal, so that a trimap that went through JPEG or was written with 127 counts
     as it was meant; on exact trimaps both are the same.
     """
-    return np.asarray((trimap > UNKNOWN // 2) & (trimap < (UNKNOWN + FOREGROUND) // 2))
+    _, unknown, foreground = VALUES.tolist()
+    return np.asarray((trimap > unknown // 2) & (trimap < (unknown + foreground) // 2))
 
 
 def _deeper_than(radius: float, region: NDArray[np.bool_]) -> NDArray[np.bool_]:

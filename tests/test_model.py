@@ -5,13 +5,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from golden_weights import GOLDEN, image, weights
-from plain_network import PlainNetwork
-from portraitmatting import ModelConfig, PortraitMatting, PortraitmattingError
-from portraitmatting.checkpoint.author_keys import from_author_keys
+from golden_weights import GOLDEN, image
+from portraitmatting import PortraitmattingError
 from portraitmatting.modeling.heads import fuse
 
 
@@ -23,46 +19,6 @@ def test_equals_the_authors_network(golden_model, size):
     name = f"{size[0]}x{size[1]}"
     assert np.abs(alpha.numpy() - golden[f"alpha_{name}"]).max() < 1e-5
     assert np.abs(trimap_logits.numpy() - golden[f"trimap_logits_{name}"]).max() < 1e-5
-
-
-def test_plain_network_equals_the_authors(author_state):
-    golden, plain = np.load(GOLDEN), PlainNetwork().eval()
-    plain.load_state_dict({k: v for k, v in author_state.items() if "index" not in k}, strict=False)
-    with torch.inference_mode():
-        alpha, _ = plain(image(64, 96))
-    assert np.abs(alpha.numpy() - golden["alpha_64x96"]).max() < 1e-5
-
-
-@pytest.fixture(scope="module")
-def tiny_pair():
-    """A tiny network and its plain twin under the same weights."""
-    torch.manual_seed(0)
-    plain = PlainNetwork(ModelConfig.tiny()).eval()
-    state = weights({key: tuple(value.shape) for key, value in plain.state_dict().items()})
-    plain.load_state_dict({k: v for k, v in state.items() if "index" not in k}, strict=False)
-    ours = PortraitMatting(ModelConfig.tiny()).eval()
-    ours.load_state_dict(from_author_keys(state))
-    return ours, plain
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    rows=st.integers(1, 15),
-    columns=st.integers(1, 15),
-    batch=st.integers(1, 3),
-    strip=st.sampled_from([2**10, 2**14, 2**20]),
-    seed=st.integers(0),
-)
-def test_equals_the_plain_network_at_any_size(tiny_pair, rows, columns, batch, strip, seed):
-    ours, plain = tiny_pair
-    rng = np.random.default_rng(seed)
-    images = torch.from_numpy(rng.random((batch, 3, 32 * rows, 32 * columns), dtype=np.float32))
-    with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("portraitmatting.modeling.swin.STRIP", strip)
-        patch.setattr("portraitmatting.modeling.heads.STRIP", strip)
-        for mine, theirs in zip(ours(images), plain(images), strict=True):
-            assert mine.shape == theirs.shape
-            torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_published_size(golden_model):

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from portraitmatting.modeling.heads import BACKGROUND, FOREGROUND, UNKNOWN
 from portraitmatting.modeling.model import Prediction
 from portraitmatting.training.losses import (
     LossWeights,
@@ -14,6 +13,7 @@ from portraitmatting.training.losses import (
     masked_l1,
     matting_losses,
 )
+from portraitmatting.trimap import BACKGROUND, FOREGROUND, UNKNOWN
 
 
 def batch(count: int, height: int = 32, width: int = 48):

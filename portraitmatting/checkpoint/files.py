@@ -94,7 +94,7 @@ def load_network(
         )
     state, text = read_state(path)
     try:
-        return _build(state, text.get(METADATA_KEY)).eval().to(device)
+        return _build(state, text.get(METADATA_KEY)).to(device)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
 
@@ -178,11 +178,7 @@ def _build(state: dict[str, Tensor], text: str | None) -> PortraitMatting:
         )
     if text is not None:
         config, info = parse_metadata(text)
-    model = PortraitMatting(config)
-    _check_fit(state, model.state_dict())
-    model.load_state_dict(state)
-    model.checkpoint = info
-    return model
+    return PortraitMatting.from_state(state, config, info)
 
 
 def metadata_text(config: ModelConfig, info: CheckpointInfo) -> str:
@@ -205,24 +201,3 @@ def parse_metadata(text: str) -> tuple[ModelConfig, CheckpointInfo]:
         raise CheckpointError(
             f"its metadata cannot be understood ({error}): made by another version?"
         ) from None
-
-
-def _check_fit(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Raise `CheckpointError` unless names, shapes and values are those of a trained network."""
-    problems = {
-        "missing": sorted(expected.keys() - state.keys()),
-        "unknown": sorted(state.keys() - expected.keys()),
-        "of another shape": [
-            f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
-            for key in expected
-            if key in state and state[key].shape != expected[key].shape
-        ],
-        "not finite": [k for k in expected if k in state and not state[k].isfinite().all()],
-    }
-    said = [
-        f"{len(keys)} tensors {what} ({', '.join(keys[:2])}{', ...' if len(keys) > 2 else ''})"
-        for what, keys in problems.items()
-        if keys
-    ]
-    if said:
-        raise CheckpointError(f"does not fit the network: {'; '.join(said)}")

@@ -1,29 +1,62 @@
-"""The decoder: from the pyramid's map up the U, one fusion stage per encoder stage."""
+"""The decoder: pyramid pooling of the last map, and the way up the U."""
 
 from collections.abc import Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from portraitmatting.modeling.cpu import linear
 from portraitmatting.modeling.swin import swin_blocks
 
 
-def upsample2(x: Tensor) -> Tensor:
+def upsample(x: Tensor) -> Tensor:
     """Twice the height and width, bilinear, corners not aligned."""
-    return nn.functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class PyramidPooling(nn.Module):
+    """(B, C, H, W) to (B, `channels`, H, W): the input, then one branch per pooling kernel
+    (Zhao et al., CVPR 2017).
+
+    The kernels are fixed (3, 7, 11, 15 cells of the map), not fractions of the image as in the
+    paper, so a wide image is pooled in the same neighbourhoods as a small one.
+    """
+
+    def __init__(
+        self, in_channels: int, reduced: int, branch_channels: int, kernels: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.channels = in_channels + branch_channels * len(kernels)
+        self.reduce = nn.Conv2d(in_channels, reduced, 1)
+        self.branches = nn.ModuleList(
+            nn.Sequential(
+                nn.AvgPool2d(kernel, kernel, (kernel - 1) // 2, count_include_pad=False),
+                nn.Conv2d(reduced, branch_channels, 1),
+                nn.GroupNorm(branch_channels // 8, branch_channels),
+                nn.ReLU(),
+            )
+            for kernel in kernels
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        reduced = self.reduce(x)
+        pooled = [
+            F.interpolate(branch(reduced), size=x.shape[-2:], mode="bilinear", align_corners=False)
+            for branch in self.branches
+        ]
+        return torch.cat([x, *pooled], dim=1)
 
 
 class DecoderBlock(nn.Module):
-    """A skip beside the map from below, through a 1x1 convolution and Swin blocks.
+    """The map from below beside the encoder's, through a 1x1 convolution and Swin blocks.
 
-    skip (B, S, H, W), absent at the bottom of the U, and below (B, C, H/2, W/2) (at the bottom
-    H x W) to (B, channels, H, W).
+    below (B, C, H/2, W/2) and skip (B, S, H, W) to (B, channels, H, W); at the bottom of the U,
+    where there is no skip, below is (B, C, H, W).
     """
 
     def __init__(
         self,
-        skip_channels: int,
-        below_channels: int,
+        in_channels: int,
         channels: int,
         heads: int,
         window: int,
@@ -31,22 +64,12 @@ class DecoderBlock(nn.Module):
         drop_path: Sequence[float],
     ) -> None:
         super().__init__()
-        self.skip_channels = skip_channels
-        self.project = nn.Conv2d(skip_channels + below_channels, channels, 1)
+        self.project = nn.Conv2d(in_channels, channels, 1)
         self.blocks = swin_blocks(channels, heads, window, mlp_ratio, drop_path)
 
     def forward(self, below: Tensor, skip: Tensor | None = None) -> Tensor:
-        weight, bias = self.project.weight[:, :, 0, 0], self.project.bias
-        below = below.permute(0, 2, 3, 1)
-        if skip is None:
-            x = linear(below, weight, bias)
-        else:
-            # A 1x1 convolution over both side by side is the sum of one over each, and commutes
-            # with interpolation: below, it costs a quarter, and nothing has to be concatenated.
-            for_skip, for_below = weight.split([self.skip_channels, below.shape[-1]], dim=1)
-            x = linear(below, for_below.contiguous()).permute(0, 3, 1, 2)
-            x = upsample2(x).permute(0, 2, 3, 1)
-            x = x + linear(skip.permute(0, 2, 3, 1), for_skip.contiguous(), bias)
+        x = below if skip is None else torch.cat([skip, upsample(below)], dim=1)
+        x = self.project(x).permute(0, 2, 3, 1)
         return self.blocks(x).permute(0, 3, 1, 2)
 
 
@@ -69,14 +92,21 @@ class Decoder(nn.Module):
         blocks = depth * len(channels)
         # The mirror image of the encoder's rule: stochastic depth fades towards the output.
         rates = [drop_path * (blocks - i) / blocks for i in range(blocks)]
-        beside, below = [0, *skips[::-1]], [pyramid, *channels[:-1]]
+        below, beside = [pyramid, *channels[:-1]], [0, *skips[::-1]]
         self.fusions = nn.ModuleList(
-            DecoderBlock(*sizes, window, mlp_ratio, rates[i * depth : (i + 1) * depth])
-            for i, sizes in enumerate(zip(beside, below, channels, heads, strict=True))
+            DecoderBlock(
+                below[i] + beside[i],
+                channels[i],
+                heads[i],
+                window,
+                mlp_ratio,
+                rates[i * depth : (i + 1) * depth],
+            )
+            for i in range(len(channels))
         )
 
     def forward(self, skips: Sequence[Tensor], pyramid: Tensor) -> Tensor:
         x = self.fusions[0](pyramid)
-        for fusion, skip in zip(self.fusions[1:], reversed(skips), strict=True):
-            x = fusion(x, skip)
+        for block, skip in zip(self.fusions[1:], reversed(skips), strict=True):
+            x = block(x, skip)
         return x

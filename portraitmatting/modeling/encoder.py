@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from timm.models.swin_transformer import PatchMerging as TimmPatchMerging
 from torch import Tensor, nn
 
-from portraitmatting.modeling.cpu import linear
+from portraitmatting.modeling.linear import Linear
 from portraitmatting.modeling.swin import swin_blocks
 
 
@@ -26,17 +25,12 @@ class PatchEmbed(nn.Module):
 class PatchMerging(TimmPatchMerging):
     """Half the height and width, twice the channels: (B, H, W, C) to (B, H/2, W/2, 2C).
 
-    timm's, with its projection sent the faster way. An odd side is padded with zeros.
+    An odd side is padded with zeros.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        batch, height, width, dim = x.shape
-        # Traced graphs are for whole images, multiples of 32: no side is odd there.
-        if not torch.jit.is_tracing() and (height % 2 or width % 2):
-            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
-        x = x.view(batch, x.shape[1] // 2, 2, x.shape[2] // 2, 2, dim)
-        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)
-        return linear(self.norm(x), self.reduction.weight)
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.reduction = Linear(4 * dim, 2 * dim, bias=False)
 
 
 class Encoder(nn.Module):

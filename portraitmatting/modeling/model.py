@@ -1,18 +1,17 @@
 """The network, whole: Portraitmatting (Q. Liu, 2023)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from portraitmatting.errors import PortraitmattingError
+from portraitmatting.errors import CheckpointError, PortraitmattingError
 from portraitmatting.hub import OnHub
-from portraitmatting.modeling.cpu import infers_on_cpu
-from portraitmatting.modeling.decoder import Decoder, upsample2
+from portraitmatting.modeling.decoder import Decoder, PyramidPooling, upsample
 from portraitmatting.modeling.encoder import Encoder
 from portraitmatting.modeling.heads import AlphaHead, TrimapHead
-from portraitmatting.modeling.ppm import PyramidPooling
 
 if TYPE_CHECKING:
     from portraitmatting.checkpoint import CheckpointInfo
@@ -59,7 +58,7 @@ class ModelConfig:
 
 
 class Prediction(NamedTuple):
-    """What the two heads say; `heads.fuse` makes a matte of it."""
+    """The outputs of the two heads, of which `heads.fuse` makes a matte."""
 
     alpha: Tensor
     """(B, 1, H, W), raw: not clamped, and only meant for the trimap's unknown region."""
@@ -99,27 +98,30 @@ class PortraitMatting(nn.Module, OnHub):
         self.trimap_head = TrimapHead(detail, c.head_channels)
         self.alpha_head = AlphaHead(detail, c.head_channels)
 
+    @classmethod
+    def from_state(
+        cls,
+        state: Mapping[str, Tensor],
+        config: ModelConfig | None = None,
+        checkpoint: "CheckpointInfo | None" = None,
+    ) -> "PortraitMatting":
+        """The network with these weights, on the CPU, in fp32 and eval mode.
+
+        Raises `CheckpointError` unless names, shapes and values are those of a trained network.
+        """
+        model = cls(config)
+        _check_fit(state, model.state_dict())
+        model.load_state_dict(state)
+        model.checkpoint = checkpoint
+        return model.eval()
+
     def forward(self, image: Tensor) -> Prediction:
         if not torch.jit.is_tracing():  # there sizes are symbols, and the graph is for all
             check_images(image)
-        if infers_on_cpu(image) and not self.training:
-            # One by one: a batch is no faster there, and pushes itself out of the cache.
-            found = [self._by_strips(picture) for picture in image.split(1)]
-            return Prediction(*map(torch.cat, zip(*found, strict=True)))
-        stem, below = self._trunk(image)
-        detail = torch.cat([stem, upsample2(below)], dim=1)
-        return Prediction(self.alpha_head(detail, image), self.trimap_head(detail))
-
-    def _trunk(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """What both heads read: the stem's map at half the image's size, and the decoder's at a
-        quarter."""
         stem, *skips, last = self.encoder(image)
-        return stem, self.decoder(skips, self.ppm(last))
-
-    def _by_strips(self, image: Tensor) -> Prediction:
-        stem, below = self._trunk(image)
-        alpha = self.alpha_head.by_strips(stem, below, image)
-        return Prediction(alpha, self.trimap_head.by_strips(stem, below))
+        x = self.decoder(skips, self.ppm(last))
+        detail = torch.cat([stem, upsample(x)], dim=1)
+        return Prediction(self.alpha_head(detail, image), self.trimap_head(detail))
 
 
 def check_images(image: Tensor) -> None:
@@ -135,3 +137,23 @@ def check_images(image: Tensor) -> None:
             f"expected height and width to be multiples of {multiple}, got {height}x{width}: "
             f"pad or resize to {fits[0]}x{fits[1]}"
         )
+
+
+def _check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    problems = {
+        "missing": sorted(expected.keys() - state.keys()),
+        "unknown": sorted(state.keys() - expected.keys()),
+        "of another shape": [
+            f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+            for key in expected
+            if key in state and state[key].shape != expected[key].shape
+        ],
+        "not finite": [k for k in expected if k in state and not state[k].isfinite().all()],
+    }
+    faults = [
+        f"{len(keys)} tensors {problem} ({', '.join(keys[:2])}{', ...' if len(keys) > 2 else ''})"
+        for problem, keys in problems.items()
+        if keys
+    ]
+    if faults:
+        raise CheckpointError(f"does not fit the network: {'; '.join(faults)}")

@@ -8,23 +8,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from portraitmatting import trimap
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.modeling.heads import BACKGROUND, FOREGROUND, UNKNOWN
 from portraitmatting.training.augment import crop, degrade
 from portraitmatting.training.config import TrainConfig
 from portraitmatting.training.schedule import working_size
 from portraitmatting.training.sources import Source, open_source
+from portraitmatting.trimap import BACKGROUND, FOREGROUND, UNKNOWN, VALUES, draw_trimap
 
 _SETTLED = 0.04
 """Alpha this close to 0 or 1 counts as settled: annotated mattes carry residue of compression."""
 _CLASSES = np.full(256, UNKNOWN, np.int64)
-_CLASSES[trimap.BACKGROUND], _CLASSES[trimap.FOREGROUND] = BACKGROUND, FOREGROUND
+_CLASSES[VALUES] = BACKGROUND, UNKNOWN, FOREGROUND
 
 
 class Batch(NamedTuple):
     """Images (B, 3, H, W) and alpha (B, 1, H, W), float32 in [0, 1]; trimap (B, H, W), int64
-    classes of `heads`; the files that each sample was made of."""
+    classes of `trimap`; the files that each sample was made of."""
 
     image: Tensor
     alpha: Tensor
@@ -88,7 +87,7 @@ def trimap_classes(alpha: np.ndarray, radius: float) -> np.ndarray:
     """Classes of `heads` (H, W), int64, from alpha (H, W): unknown within `radius` pixels of soft
     ones."""
     settled = np.where(alpha <= _SETTLED, 0, np.where(alpha >= 1 - _SETTLED, 1, alpha))
-    return _CLASSES[trimap.draw_trimap(settled.astype(np.float32), radius)]
+    return _CLASSES[draw_trimap(settled.astype(np.float32), radius)]
 
 
 def join(samples: Sequence[Batch]) -> Batch:

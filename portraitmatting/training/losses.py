@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from portraitmatting.modeling.heads import UNKNOWN
 from portraitmatting.modeling.model import Prediction
 from portraitmatting.training.config import LossWeights
+from portraitmatting.trimap import UNKNOWN
 
 
 def matting_losses(
