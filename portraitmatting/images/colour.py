@@ -14,7 +14,7 @@ _BRADFORD = np.array(
 )
 _D50 = np.array([0.9642, 1.0, 0.8249])
 _D65 = (0.3127, 0.329)
-_SRGB = (0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+_SRGB: tuple[float, ...] = (0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 _SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 
 # ITU-T H.273, table 2: the white point's and the primaries' x and y. Whatever is not listed is
@@ -56,15 +56,21 @@ def to_srgb(pixels: NDArray[Any], profile: bytes, space: str) -> NDArray[Any] | 
         return None
 
 
-def from_srgb(pixels: NDArray[Any], icc_profile: bytes | None) -> NDArray[Any]:
-    """HxWx3 sRGB, uint8 | uint16 | float32 in [0, 1] -> the same colours, where the RGB profile
-    has them, as its values; same shape and dtype. Unchanged where there is no profile, or one
-    that colours cannot be converted to. For backgrounds that stand behind a photo."""
-    if rgb_profile(icc_profile) is None:
+def convert_rgb(
+    pixels: NDArray[Any], source: bytes | None = None, target: bytes | None = None
+) -> NDArray[Any]:
+    """HxWx3 RGB, uint8 | uint16 | float32 in [0, 1], as values of the profile `target` instead of
+    `source`, where None is sRGB; same shape and dtype.
+
+    `convert_rgb(background, None, photo.icc_profile)` makes a background fit a photo's profile.
+    Unchanged where a profile is not one of RGB values, or colours cannot be converted to it.
+    """
+    source, target = rgb_profile(source), rgb_profile(target)
+    if source == target:
         return pixels
     try:
         converted = imagecodecs.cms_transform(
-            np.ascontiguousarray(pixels), _srgb(), icc_profile,
+            np.ascontiguousarray(pixels), source or _srgb(), target or _srgb(),
             colorspace="rgb", outcolorspace="rgb", outdtype=pixels.dtype.name, intent=1,
         )  # fmt: skip
     except (imagecodecs.CmsError, ValueError):

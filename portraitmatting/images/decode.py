@@ -1,32 +1,52 @@
-"""The bytes of an image file -> RGB pixels.
+"""The bytes of an image file -> RGB pixels, upright.
 
-Pillow reads what has 8 bits, OpenCV what has 16 bits per colour, which Pillow would cut down to
-8. OpenCV gets bytes, never file names: on Windows it cannot open names outside the code page.
+Every kind of file has one decoder that is known to read it right: tifffile for TIFF, the codecs in
+deep.py for what has more than 8 bits per colour elsewhere, Pillow for everything else. Nothing is
+written to disk, and no other program is started, as Pillow would for EPS.
 """
 
-import io
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
-import cv2
+import imagecodecs
 import numpy as np
+import pillow_heif
+import pillow_jxl  # noqa: F401  (makes Pillow read JPEG XL)
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms
 
 from portraitmatting.errors import ImageError, one_line
-from portraitmatting.images.metadata import Metadata, read_metadata
+from portraitmatting.images import deep
+from portraitmatting.images.colour import adobe_rgb, profile_of_codes, rgb_profile, to_srgb
+from portraitmatting.images.kinds import is_read, kind_of
+from portraitmatting.images.metadata import (
+    Metadata,
+    is_adobe_rgb,
+    parse_exif,
+    read_metadata,
+    read_orientation,
+)
 from portraitmatting.images.pixels import to_dtype
+from portraitmatting.images.png import split_png
+from portraitmatting.images.tiff import TiffImage
 
-# Not all that Pillow opens: its EPS, for one, starts another program.
-_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "PPM")
+pillow_heif.register_heif_opener()
+Image.init()
+
+_PILLOW_FORMATS = {
+    "JPEG": "JPEG", "WebP": "WEBP", "GIF": "GIF", "BMP": "BMP", "AVIF": "AVIF", "HEIC": "HEIF",
+    "JPEG XL": "JXL", "JPEG 2000": "JPEG2000", "PNM": "PPM", "PNG": "PNG", "TIFF": "TIFF",
+}  # fmt: skip
 
 # warnings.catch_warnings is not safe between threads, so only one of ours is in it at a time.
-_quiet = threading.Lock()
+_quiet_lock = threading.Lock()
 
-# EXIF orientation -> what brings the stored HWC array upright.
+# EXIF orientation -> what brings the stored HW or HWC array upright.
 _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -36,6 +56,7 @@ _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
     8: lambda a: np.rot90(a),
 }
+_ROWS_AT_ONCE = 256  # laid over white, which takes four times the memory of these rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,152 +73,265 @@ class DecodedImage:
     """What a result keeps: EXIF, XMP and resolution."""
 
 
+@dataclass
+class _Stored:
+    """What a decoder delivers."""
+
+    colours: NDArray[Any]
+    """HxW grey, HxWx3 RGB or HxWx4 CMYK (0 for no ink), uint8 | uint16."""
+    alpha: NDArray[Any] | None = None
+    premultiplied: bool = False
+    icc_profile: bytes | None = None
+    orientation: int = 1
+    metadata: Metadata | None = None
+
+
 def decode(data: bytes) -> DecodedImage:
     """The bytes of a whole image file -> its content, as `read_image` describes. Raises ImageError
     that says what is wrong and the way out, but cannot name the file."""
     if not data:
         raise ImageError("the file is empty (0 bytes): copy or download it again")
+    kind = kind_of(data)
+    if kind is None or not is_read(kind):
+        raise ImageError(_what_is(data, kind))
     try:
-        return _decode(data)
+        return _finish(_DECODERS.get(kind, _decode_with_pillow)(data, kind))
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise ImageError(f"above {limit} megapixels: scale the image down") from error
-    except UnidentifiedImageError as error:
-        raise ImageError(_what_is(data)) from error
-    # Damaged files make decoders raise nearly anything: struct.error, KeyError, MemoryError...
+    # Damaged files make decoders raise nearly anything: struct.error, KeyError, ...
     except Exception as error:
-        reason = one_line(str(error)) or type(error).__name__
+        if _is_out_of_memory(error):
+            raise ImageError(
+                "not enough memory to read it: close other programs, or scale the image down"
+            ) from error
+        reason = one_line(str(error))
+        if isinstance(error, Image.UnidentifiedImageError | LookupError) or len(reason) < 4:
+            reason = f"begins like {kind}"
         raise ImageError(f"damaged or incomplete ({reason}): copy or export it again") from error
 
 
-def _decode(data: bytes) -> DecodedImage:
-    with _quiet, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd EXIF, and sizes that are large but allowed
-        Image.init()
-        formats = [name for name in _FORMATS if name in Image.OPEN]
-        image = Image.open(io.BytesIO(data), formats=formats)
-        turn = _UPRIGHT.get(_orientation(image), np.asarray)
-        deep = _has_16_bit_colours(image, data)
-        if image.format == "TIFF" and not deep:
-            image.load()  # of other formats only the header warns, and threads decode in parallel
-        metadata = read_metadata(image)
-    profile = image.info.get("icc_profile")
-    alpha: NDArray[Any] | None = None
-    pixels: NDArray[Any]
-    if deep:
-        pixels, alpha = _decode_16_bit(data, premultiplied=_is_premultiplied(image))
+def _decode_png(data: bytes, kind: str) -> _Stored:
+    png = split_png(data)
+    deep.check_size(*png.size)
+    if png.bits == 16:
+        stored = _split_alpha(deep.decode_png(png))
     else:
-        image.load()
-        if image.mode == "F":
-            raise ImageError("holds floating-point pixels: export it with 8 or 16 bits")
-        if image.mode == "I" or image.mode.startswith("I;16"):
-            pixels = _grey_16_bit(image)
-        else:
-            pixels, alpha, profile = _rgb_8_bit(image, profile)
-    if alpha is not None:
-        opaque = alpha.min() == np.iinfo(alpha.dtype).max
-        alpha = None if opaque else np.ascontiguousarray(turn(alpha))
-    pixels = np.ascontiguousarray(turn(pixels))
-    return DecodedImage(pixels, _rgb_profile(profile), alpha, metadata)
+        with _quiet():
+            image = Image.open(BytesIO(png.pixels), formats=["PNG"])
+        stored = _from_pillow(image)
+    with _quiet():
+        exif = parse_exif(png.exif)
+        stored.orientation = read_orientation(exif, png.xmp)
+        stored.metadata = read_metadata(exif, png.xmp, png.dpi)
+    stored.icc_profile = png.icc_profile
+    return stored
 
 
-def _orientation(image: Image.Image) -> int:
-    if image.format == "TIFF":
-        return 1  # both decoders turn the pixels of a TIFF themselves
-    try:
-        return int(image.getexif().get(0x0112, 1))
-    except Exception:
-        return 1
+def _decode_tiff(data: bytes, kind: str) -> _Stored:
+    tiff = TiffImage(data)
+    deep.check_size(tiff.width, tiff.height)
+    if tiff.is_for_pillow:
+        return _decode_with_pillow(data, kind)
+    colours, alpha, premultiplied = tiff.read()
+    with _quiet():
+        exif = parse_exif(data)
+        xmp = _xmp_bytes(exif.get(700))
+        metadata = read_metadata(exif, xmp, None)
+    profile = tiff.icc_profile
+    return _Stored(colours, alpha, premultiplied, profile, tiff.orientation, metadata)
 
 
-def _has_16_bit_colours(image: Image.Image, data: bytes) -> bool:
-    if image.format == "PNG":
-        return data[24] == 16 and image.mode in ("RGB", "RGBA", "LA")
-    bits = image.tag_v2.get(258, ()) if image.format == "TIFF" else ()  # type: ignore[attr-defined]
-    return 16 in bits and image.mode in ("RGB", "RGBA", "RGBX")
+def _decode_pnm(data: bytes, kind: str) -> _Stored:
+    pixels = deep.decode_pnm(data)
+    return _decode_with_pillow(data, kind) if pixels is None else _split_alpha(pixels)
 
 
-def _is_premultiplied(image: Image.Image) -> bool:
-    return image.format == "TIFF" and 1 in image.tag_v2.get(338, ())  # type: ignore[attr-defined]
+def _decode_jxl(data: bytes, kind: str) -> _Stored:
+    header = deep.JxlHeader(data)
+    deep.check_size(header.width, header.height)
+    stored = _decode_with_pillow(data, kind)
+    if header.depth > 8:
+        pixels = np.asarray(imagecodecs.jpegxl_decode(data, index=0))
+        if pixels.dtype == np.uint16:
+            pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+            deeper = _split_alpha(pixels)
+            stored.colours, stored.alpha = deeper.colours, deeper.alpha
+    return stored
 
 
-def _decode_16_bit(data: bytes, premultiplied: bool) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if stored is None or stored.dtype != np.uint16 or stored.ndim != 3:
-        raise ImageError("damaged, or 16 bits in an unusual layout: export it again as plain RGB")
-    rgb = stored[..., 2::-1]
-    if stored.shape[2] == 3:
-        return rgb, None
-    alpha = stored[..., 3:].astype(np.float32) / 65535
-    colours = rgb if premultiplied else rgb * alpha
-    over_white = to_dtype((colours / 65535 + (1 - alpha)).clip(0, 1), np.uint16)
-    return over_white, stored[..., 3]
-
-
-def _grey_16_bit(image: Image.Image) -> NDArray[Any]:
-    grey = np.asarray(image)
-    if grey.min() < 0 or grey.max() > 65535:
-        raise ImageError("holds 32-bit integers: export it with 8 or 16 bits")
-    return np.repeat(grey.astype(np.uint16)[..., None], 3, axis=2)
-
-
-def _rgb_8_bit(
-    image: Image.Image, profile: bytes | None
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, bytes | None]:
-    """Pixels, alpha, and the profile if it still tells what the pixels mean."""
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        over_white = Image.alpha_composite(white, image).convert("RGB")
-        return np.asarray(over_white), np.asarray(image.getchannel("A")), profile
-    if image.mode == "LAB":
-        return np.asarray(_to_srgb(image, ImageCms.createProfile("LAB"))), None, None
-    space = {"CMYK": b"CMYK", "L": b"GRAY"}.get(image.mode)
-    if profile and profile[16:20] == space:
+def _decode_with_pillow(data: bytes, kind: str) -> _Stored:
+    pillow_format = _PILLOW_FORMATS[kind]
+    if kind == "HEIC" and b"avif" in data[8:64]:
+        pillow_format = "AVIF"
+    with _quiet():
+        image = Image.open(BytesIO(data), formats=[pillow_format])
+        if kind == "TIFF":
+            image.load()  # of other formats only the header warns, and threads decode in parallel
         try:
-            return np.asarray(_to_srgb(image, io.BytesIO(profile))), None, None
-        except (ImageCms.PyCMSError, OSError):
-            profile = None  # a broken profile: convert without
-    return np.asarray(image.convert("RGB")), None, None if image.mode == "CMYK" else profile
+            exif = image.getexif()
+            _ = dict(exif)
+        except Exception:  # Pillow raises nearly anything here
+            exif = Image.Exif()
+        xmp = _xmp_bytes(image.info.get("xmp"))
+        metadata = read_metadata(exif, xmp, image.info.get("dpi"))
+        orientation = read_orientation(exif, xmp)
+        profile = image.info.get("icc_profile") or _noted_profile(data, image, exif)
+    pixels = None
+    if pillow_format == "AVIF":
+        pixels = deep.decode_avif(data)
+    elif pillow_format == "HEIF" and (bits := image.info.get("bit_depth", 8)) > 8:
+        pixels = deep.decode_heic(data, bits)
+    if pixels is None:
+        stored = _from_pillow(image)
+        if kind == "JPEG":
+            _check_jpeg_end(data, image, stored.colours)
+    else:
+        stored = _split_alpha(pixels)
+    # JPEG XL files are turned by their decoder, except those that hold a JPEG file as it was;
+    # Pillow turns TIFF.
+    turned = kind == "TIFF" or (kind == "JPEG XL" and not getattr(image, "jpeg", False))
+    stored.orientation = 1 if turned else orientation
+    stored.icc_profile, stored.metadata = profile, metadata
+    return stored
 
 
-def _to_srgb(image: Image.Image, source: Any) -> Image.Image:
-    srgb = ImageCms.createProfile("sRGB")
-    converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
-    assert converted is not None  # it is None only when converting in place
-    return converted
+def _noted_profile(data: bytes, image: Image.Image, exif: Image.Exif) -> bytes | None:
+    """What colours mean where no ICC profile says so."""
+    if nclx := image.info.get("nclx_profile"):
+        return profile_of_codes(nclx["color_primaries"], nclx["transfer_characteristics"])
+    if image.format == "AVIF" and (start := data.find(b"colrnclx")) > 0:
+        codes = data[start + 8 : start + 12]
+        return profile_of_codes(int.from_bytes(codes[:2], "big"), int.from_bytes(codes[2:], "big"))
+    return adobe_rgb() if image.mode == "RGB" and is_adobe_rgb(exif) else None
 
 
-def _rgb_profile(profile: bytes | None) -> bytes | None:
-    sound = profile and profile[36:40] == b"acsp" and profile[16:20] == b"RGB "
-    return profile if sound else None
+def _from_pillow(image: Image.Image) -> _Stored:
+    """The pixels of an open image, decoded here."""
+    image.load()
+    mode = image.mode
+    if mode == "F":
+        return _Stored(to_dtype(np.asarray(image), np.uint16))
+    if mode == "I" or mode.startswith("I;16"):
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ImageError("holds 32-bit integers: export it with 8 or 16 bits")
+        return _Stored(grey.astype(np.uint16))
+    if image.has_transparency_data:
+        wanted = "LA" if mode in ("L", "LA", "La", "1") else "RGBA"
+        stored = _split_alpha(np.asarray(image if mode == wanted else image.convert(wanted)))
+        if image.format == "BMP" and stored.alpha is not None and not stored.alpha.any():
+            stored.alpha = None  # old programs leave the fourth byte of 32 bits empty
+        return stored
+    if mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        return _Stored(np.asarray(converted))
+    if mode in ("L", "RGB", "CMYK"):
+        return _Stored(np.asarray(image))
+    return _Stored(np.asarray(image.convert("L" if mode == "1" else "RGB")))
 
 
-def _what_is(data: bytes) -> str:
-    """What data that no decoder knows seems to be, and the way out."""
+def _split_alpha(pixels: NDArray[Any]) -> _Stored:
+    """HxWx1 to HxWx4, grey or RGB, with straight alpha last where the count is even."""
+    channels = pixels.shape[2]
+    alpha = pixels[..., -1] if channels in (2, 4) else None
+    return _Stored(pixels[..., 0] if channels < 3 else pixels[..., :3], alpha)
+
+
+def _check_jpeg_end(data: bytes, image: Image.Image, colours: NDArray[np.uint8]) -> None:
+    """libjpeg fills what a cut scan lacks with middle grey, and Pillow says nothing if an end
+    marker follows. Where a picture ends in that grey, more bytes of scan must not change it."""
+    if not (colours[-1, -1] == 128).all() or (end := data.rfind(b"\xff\xd9")) < 0:
+        return
+    longer = data[:end] + b"\x5a" * 64 + data[end:]
+    if not np.array_equal(np.asarray(Image.open(BytesIO(longer), formats=["JPEG"])), colours):
+        raise ImageError("damaged or incomplete (its scan ends early): copy or export it again")
+
+
+def _finish(stored: _Stored) -> DecodedImage:
+    """RGB over white, upright."""
+    pixels, profile = _as_rgb(stored.colours, stored.icc_profile)
+    alpha = stored.alpha
+    if alpha is not None and alpha.min() == np.iinfo(alpha.dtype).max:
+        alpha = None
+    if alpha is not None:
+        pixels = _over_white(pixels, alpha, stored.premultiplied)
+    turn = _UPRIGHT.get(stored.orientation, np.asarray)
+    return DecodedImage(
+        np.ascontiguousarray(turn(pixels)),
+        profile,
+        None if alpha is None else np.ascontiguousarray(turn(alpha)),
+        stored.metadata,
+    )
+
+
+def _as_rgb(colours: NDArray[Any], profile: bytes | None) -> tuple[NDArray[Any], bytes | None]:
+    """HxWx3, and the profile if it tells what they mean."""
+    if colours.ndim == 3 and colours.shape[2] == 3:
+        return colours, rgb_profile(profile)
+    space = "gray" if colours.ndim == 2 else "cmyk"
+    converted = to_srgb(colours, profile, space) if profile else None
+    if converted is not None:
+        return converted, None
+    if space == "gray":
+        return np.repeat(colours[..., None], 3, axis=2), rgb_profile(profile)
+    eight = np.ascontiguousarray(to_dtype(colours, np.uint8))
+    height, width = eight.shape[:2]
+    image = Image.frombuffer("CMYK", (width, height), eight, "raw", "CMYK", 0, 1)
+    return np.asarray(image.convert("RGB")), None
+
+
+def _over_white(pixels: NDArray[Any], alpha: NDArray[Any], premultiplied: bool) -> NDArray[Any]:
+    full = np.float32(np.iinfo(pixels.dtype).max)
+    result = np.empty_like(pixels, order="C")
+    for top in range(0, len(pixels), _ROWS_AT_ONCE):
+        rows = slice(top, top + _ROWS_AT_ONCE)
+        share = alpha[rows, :, None].astype(np.float32) / full
+        colours = pixels[rows] if premultiplied else pixels[rows] * share
+        result[rows] = np.rint((colours + full * (1 - share)).clip(0, full))
+    return result
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings about odd EXIF, and sizes that are large but allowed."""
+    with _quiet_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _xmp_bytes(xmp: Any) -> bytes:
+    if isinstance(xmp, str):
+        return xmp.encode()
+    return xmp if isinstance(xmp, bytes) else b""
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+
+
+_DECODERS: dict[str, Callable[[bytes, str], _Stored]] = {
+    "PNG": _decode_png,
+    "TIFF": _decode_tiff,
+    "PNM": _decode_pnm,
+    "JPEG XL": _decode_jxl,
+}
+
+
+def _what_is(data: bytes, kind: str | None) -> str:
+    """What data that is not read seems to be, and the way out."""
+    if kind is not None:
+        return f"a file of the kind {kind}, which is not read: export it as PNG, TIFF or JPEG"
     head = data[:512].lstrip().lower()
     if head.startswith((b"<!doctype html", b"<html")):
         return "an HTML page, not an image: download the file itself"
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not an image: run `git lfs pull`"
-    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
-        return "HEIC is not supported: convert it to JPEG or PNG"
-    signatures: dict[str, bytes | tuple[bytes, ...]] = {
-        "JPEG": b"\xff\xd8",
-        "PNG": b"\x89PNG",
-        "WebP": b"RIFF",
-        "TIFF": (b"II*\0", b"MM\0*"),
-        "GIF": b"GIF8",
-        "BMP": b"BM",
-        "AVIF": b"\0\0\0 ftypavif",
-    }
-    for kind, signature in signatures.items():
-        if data.startswith(signature):
-            return (
-                f"begins like a {kind}, but is damaged, incomplete or of an unusual kind: "
-                "export it again as 8 or 16 bit PNG, TIFF or JPEG"
-            )
-    kind = "text" if head and head.isascii() and b"\0" not in head else "data of an unknown kind"
-    return f"{kind}, not an image: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF and PPM can be read"
+    what = "text" if head and head.isascii() and b"\0" not in head else "data of an unknown kind"
+    return (
+        f"{what}, not an image: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, HEIC, JPEG XL, JPEG 2000 "
+        "and PNM can be read"
+    )

@@ -16,7 +16,7 @@ _KEPT = (
 # A result has its own size, and a profile where its colours are not sRGB.
 _REPLACED = (Base.ColorSpace, Base.ExifImageWidth, Base.ExifImageHeight, IFD.Interop)
 
-_XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:="|>))\d')
+_XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:="|>))(\d)')
 _XMP_THUMBNAILS = re.compile(rb"<xmp:Thumbnails>.*?</xmp:Thumbnails>", re.DOTALL)
 
 
@@ -30,48 +30,70 @@ class Metadata:
     dpi: tuple[float, float] | None = None
 
 
-def read_metadata(image: Image.Image) -> Metadata | None:
-    """Of an image whose file is still open; None if there is nothing to keep. What is damaged is
-    left out, since it says nothing about the pixels."""
-    metadata = Metadata(_read_exif(image), _read_xmp(image), _read_dpi(image))
+def parse_exif(data: bytes) -> Image.Exif:
+    """A TIFF structure, or a whole TIFF file; empty where that is damaged."""
+    exif = Image.Exif()
+    try:
+        exif.load(data)
+        _ = dict(exif)
+    except Exception:  # Pillow raises nearly anything here
+        return Image.Exif()
+    return exif
+
+
+def read_orientation(exif: Image.Exif, xmp: bytes) -> int:
+    """1 to 8, as EXIF numbers them, by EXIF or else by XMP."""
+    noted = exif.get(Base.Orientation)
+    if noted is None and (match := _XMP_ORIENTATION.search(xmp)):
+        noted = int(match[2])
+    return noted if isinstance(noted, int) and 1 <= noted <= 8 else 1
+
+
+def is_adobe_rgb(exif: Image.Exif) -> bool:
+    """Whether a camera notes that its colours are Adobe RGB (DCF 2.0: "uncalibrated", and R03 for
+    interoperability)."""
+    try:
+        space = exif.get_ifd(IFD.Exif).get(Base.ColorSpace)
+        index = exif.get_ifd(IFD.Interop).get(1) if space == 65535 else None
+        return space == 2 or str(index).rstrip("\0 ") == "R03"
+    except Exception:
+        return False
+
+
+def read_metadata(exif: Image.Exif, xmp: bytes, dpi: tuple[float, float] | None) -> Metadata | None:
+    """What a result keeps; None if that is nothing. What is damaged is left out, since it says
+    nothing about the pixels. Resolutions in EXIF count where there is no `dpi`."""
+    kept_xmp = _XMP_THUMBNAILS.sub(b"", _XMP_ORIENTATION.sub(rb"\g<1>1", xmp.rstrip(b"\0 ")))
+    metadata = Metadata(_upright_exif(exif), kept_xmp or None, _read_dpi(exif, dpi))
     return None if metadata == Metadata() else metadata
 
 
-def _read_exif(image: Image.Image) -> bytes | None:
+def _upright_exif(exif: Image.Exif) -> bytes | None:
     try:
-        source, kept = image.getexif(), Image.Exif()
-        kept.endian = source.endian  # maker notes take it for theirs
+        kept = Image.Exif()
+        kept.endian = exif.endian  # maker notes take it for theirs
         for tag in _KEPT:
-            if tag in source:
-                kept[tag] = source[tag]
+            if tag in exif:
+                kept[tag] = exif[tag]
         for directory in (IFD.Exif, IFD.GPSInfo):
-            values = {
-                tag: value
-                for tag, value in source.get_ifd(directory).items()
-                if tag not in _REPLACED
-            }
-            if values:
-                kept[directory] = values
+            values = exif.get_ifd(directory).items()
+            chosen = {tag: value for tag, value in values if tag not in _REPLACED}
+            if chosen:
+                kept[directory] = chosen
         if not len(kept):
             return None
         kept[Base.Orientation] = 1
         return kept.tobytes().removeprefix(b"Exif\0\0")
-    except Exception:  # Pillow raises nearly anything here, too
+    except Exception:
         return None
 
 
-def _read_xmp(image: Image.Image) -> bytes | None:
-    xmp: Any = image.info.get("xmp")
-    if isinstance(xmp, str):
-        xmp = xmp.encode()
-    if not isinstance(xmp, bytes) or not xmp.strip(b"\0 "):
-        return None
-    return _XMP_THUMBNAILS.sub(b"", _XMP_ORIENTATION.sub(rb"\g<1>1", xmp.rstrip(b"\0")))
-
-
-def _read_dpi(image: Image.Image) -> tuple[float, float] | None:
+def _read_dpi(exif: Image.Exif, dpi: Any) -> tuple[float, float] | None:
     try:
-        x, y = (float(value) for value in image.info["dpi"])
+        if dpi is None:
+            scale = {2: 1, 3: 2.54}[exif.get(Base.ResolutionUnit, 2)]
+            dpi = [scale * exif[tag] for tag in (Base.XResolution, Base.YResolution)]
+        x, y = (float(value) for value in dpi)
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
     return (x, y) if 1 <= x <= 65535 and 1 <= y <= 65535 else None
