@@ -33,6 +33,8 @@ _PRIMARIES: dict[int, tuple[tuple[float, float], tuple[float, ...]]] = {
 # it; of HDR (16, 18) only the primaries are taken.
 _GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}
 
+_EXACT = 0x100  # cmsFLAGS_NOOPTIMIZE: a table would be off by up to 4 of 255 near black
+
 
 def rgb_profile(profile: bytes | None) -> bytes | None:
     """The profile if it is one of RGB values, else None."""
@@ -49,7 +51,13 @@ def to_srgb(pixels: NDArray[Any], profile: bytes, space: str) -> NDArray[Any] | 
     try:
         return np.asarray(
             imagecodecs.cms_transform(
-                pixels, profile, _srgb(), colorspace=space, outcolorspace="rgb", intent=0
+                np.ascontiguousarray(pixels),
+                profile,
+                _srgb(),
+                colorspace=space,
+                outcolorspace="rgb",
+                intent=0,
+                flags=_EXACT if pixels.dtype == np.uint16 else None,
             )
         )
     except (imagecodecs.CmsError, ValueError):
@@ -72,6 +80,7 @@ def convert_rgb(
         converted = imagecodecs.cms_transform(
             np.ascontiguousarray(pixels), source or _srgb(), target or _srgb(),
             colorspace="rgb", outcolorspace="rgb", outdtype=pixels.dtype.name, intent=1,
+            flags=_EXACT if pixels.dtype == np.uint16 else None,
         )  # fmt: skip
     except (imagecodecs.CmsError, ValueError):
         return pixels

@@ -103,7 +103,7 @@ def decode(data: bytes) -> DecodedImage:
         raise ImageError(f"above {limit} megapixels: scale the image down") from error
     # Damaged files make decoders raise nearly anything: struct.error, KeyError, ...
     except Exception as error:
-        if _is_out_of_memory(error):
+        if isinstance(error, MemoryError) or _is_short_of_memory(data, kind):
             raise ImageError(
                 "not enough memory to read it: close other programs, or scale the image down"
             ) from error
@@ -115,8 +115,8 @@ def decode(data: bytes) -> DecodedImage:
 
 def _decode_png(data: bytes, kind: str) -> _Stored:
     png = split_png(data)
-    deep.check_size(*png.size)
-    if png.bits == 16:
+    deep.check_size(png.width, png.height)
+    if png.bits >= 8 and png.color_type != 3:
         stored = _split_alpha(deep.decode_png(png))
     else:
         with _quiet():
@@ -152,6 +152,8 @@ def _decode_pnm(data: bytes, kind: str) -> _Stored:
 def _decode_jxl(data: bytes, kind: str) -> _Stored:
     header = deep.JxlHeader(data)
     deep.check_size(header.width, header.height)
+    # The plugin ends the process where it gets no memory: better to fail here.
+    deep.check_memory(header.width, header.height)
     stored = _decode_with_pillow(data, kind)
     if header.depth > 8:
         pixels = np.asarray(imagecodecs.jpegxl_decode(data, index=0))
@@ -309,8 +311,22 @@ def _xmp_bytes(xmp: Any) -> bytes:
     return xmp if isinstance(xmp, bytes) else b""
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+def _is_short_of_memory(data: bytes, kind: str) -> bool:
+    """Whether that may be what went wrong: most decoders call it damage when they get none."""
+    try:
+        if kind == "JPEG XL":  # its plugin would decode it again
+            return False
+        if kind == "WebP":  # not even opened then
+            width, height = deep.webp_size(data)
+        else:
+            with _quiet():
+                width, height = Image.open(BytesIO(data), formats=[_PILLOW_FORMATS[kind]]).size
+        deep.check_memory(width, height)
+    except MemoryError:
+        return True
+    except Exception:
+        return False
+    return False
 
 
 _DECODERS: dict[str, Callable[[bytes, str], _Stored]] = {

@@ -1,9 +1,12 @@
-"""Files with more than 8 bits per colour that Pillow would cut down to 8."""
+"""Decoders for what Pillow reads wrongly or slowly, above all more than 8 bits per colour, which it
+cuts down to 8; and sizes from headers, where Pillow is too late or silent."""
 
 import io
+import mmap
 import re
 from typing import Any
 
+import cv2
 import imagecodecs
 import numpy as np
 import pillow_heif
@@ -11,19 +14,30 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from portraitmatting.errors import ImageError
+from portraitmatting.images.pixels import peak
 from portraitmatting.images.png import Png
 
 _GAP = rb"(?:\s|#[^\n]*\n)+"
 _PNM_HEADER = re.compile(rb"P([2356])" + (_GAP + rb"(\d{1,9})") * 3 + rb"(?=\s)")
 
 
-def decode_png(png: Png) -> NDArray[np.uint16]:
-    """Of 16 bits -> HxWx1 to HxWx4, with alpha last."""
-    pixels = np.asarray(imagecodecs.png_decode(png.pixels_without_transparency))
+def decode_png(png: Png) -> NDArray[Any]:
+    """PNG without palette, of 8 or 16 bits -> HxWx1 to HxWx4 uint8 | uint16, alpha last.
+
+    In half of Pillow's time, and with an error where pixels are missing.
+    """
+    if png.interlaced:  # in full silence only by OpenCV
+        pixels = cv2.imdecode(np.frombuffer(png.opaque, np.uint8), cv2.IMREAD_UNCHANGED)
+        if pixels is None:
+            raise ImageError("damaged or incomplete (pixels are missing): copy or export it again")
+        pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]] if pixels.ndim == 3 else pixels
+    else:
+        pixels = np.asarray(imagecodecs.png_decode(png.opaque))
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if len(png.transparent) == 2 * pixels.shape[2]:  # one colour stands for transparency
-        opaque = (pixels != np.frombuffer(png.transparent, ">u2")).any(axis=2)
-        pixels = np.dstack([pixels, np.where(opaque, 65535, 0).astype(np.uint16)])
+        visible = (pixels != np.frombuffer(png.transparent, ">u2")).any(axis=2)
+        alpha = np.where(visible, peak(pixels.dtype), 0).astype(pixels.dtype)
+        pixels = np.dstack([pixels, alpha])
     return pixels
 
 
@@ -79,6 +93,29 @@ def check_size(width: int, height: int) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > 2 * limit:
         raise ImageError(f"above {2 * limit // 10**6} megapixels: scale the image down")
+
+
+def check_memory(width: int, height: int) -> None:
+    """Raises MemoryError where there is none for so many pixels: no decoder takes more than 12
+    bytes for each."""
+    try:
+        mmap.mmap(-1, max(1, 12 * width * height)).close()  # asked for, not touched
+    except (OSError, ValueError, OverflowError) as error:
+        raise MemoryError from error
+
+
+def webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height, by the header (RFC 9649, sections 2.5 to 2.7)."""
+
+    def number(start: int, end: int) -> int:
+        return int.from_bytes(data[start:end], "little")
+
+    if data[12:16] == b"VP8X":
+        return number(24, 27) + 1, number(27, 30) + 1
+    if data[12:16] == b"VP8L":
+        both = number(21, 25)
+        return (both & 0x3FFF) + 1, (both >> 14 & 0x3FFF) + 1
+    return number(26, 28) & 0x3FFF, number(28, 30) & 0x3FFF
 
 
 class JxlHeader:

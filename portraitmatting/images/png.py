@@ -17,16 +17,18 @@ _LARGEST_TEXT = 64 << 20  # bytes that a compressed profile or XMP may unpack to
 class Png:
     """A PNG file that is whole, as its checksums say."""
 
+    width: int
+    height: int
+    bits: int
+    color_type: int
+    """0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGBA."""
+    interlaced: bool
     pixels: bytes
     """A PNG file with nothing but the chunks that tell the pixels."""
-    size: tuple[int, int]
-    """Width and height."""
-    bits: int
-    colour_type: int
-    """0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGBA."""
+    opaque: bytes
+    """The same without tRNS."""
     transparent: bytes
     """The content of tRNS."""
-    pixels_without_transparency: bytes
     chunks: dict[bytes, bytes] = field(repr=False)
     """The last of every other kind."""
 
@@ -38,7 +40,7 @@ class Png:
             return profile_of_codes(cicp[0], cicp[1]) if len(cicp) == 4 else None
         if profile := self.chunks.get(b"iCCP"):
             inflated = _inflate(profile.partition(b"\0")[2][1:])
-            if inflated and (self.colour_type in (0, 4) or rgb_profile(inflated)):
+            if inflated and (self.color_type in (0, 4) or rgb_profile(inflated)):
                 return inflated
         if b"sRGB" in self.chunks:
             return None
@@ -73,6 +75,8 @@ class Png:
 
 def split_png(data: bytes) -> Png:
     """Raises ImageError where a checksum tells damage, or the end is missing."""
+    if not data.startswith(_SIGNATURE):
+        raise ImageError("damaged (its signature is altered): copy or export it again")
     kept, others = [_SIGNATURE], {}
     for kind, chunk in _chunks(data):
         if kind in _PIXELS:
@@ -83,10 +87,20 @@ def split_png(data: bytes) -> Png:
     header = kept[1] if len(kept) > 1 else b""
     if header[4:8] != b"IHDR" or len(header) != 25:
         raise ImageError("damaged (its header is missing): copy or export it again")
+    width, height, bits, color_type, _, _, interlaced = struct.unpack(">IIBBBBB", header[8:21])
     transparent = next((chunk[8:-4] for chunk in kept[1:] if chunk[4:8] == b"tRNS"), b"")
     opaque = b"".join(chunk for chunk in kept if chunk[4:8] != b"tRNS")
-    size = struct.unpack_from(">II", header, 8)
-    return Png(b"".join(kept), size, header[16], header[17], transparent, opaque, others)
+    return Png(
+        width,
+        height,
+        bits,
+        color_type,
+        interlaced == 1,
+        b"".join(kept),
+        opaque,
+        transparent,
+        others,
+    )
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
