@@ -70,7 +70,6 @@ def convert_rgb(
     """HxWx3 RGB, uint8 | uint16 | float32 in [0, 1], as values of the profile `target` instead of
     `source`, where None is sRGB; same shape and dtype.
 
-    `convert_rgb(background, None, photo.icc_profile)` makes a background fit a photo's profile.
     Unchanged where a profile is not one of RGB values, or colours cannot be converted to it.
     """
     source, target = rgb_profile(source), rgb_profile(target)
@@ -85,6 +84,11 @@ def convert_rgb(
     except (imagecodecs.CmsError, ValueError):
         return pixels
     return converted.clip(0, 1) if pixels.dtype.kind == "f" else np.asarray(converted)
+
+
+def from_srgb(pixels: NDArray[Any], icc_profile: bytes | None) -> NDArray[Any]:
+    """A background's sRGB colours as values of the photo's profile, as `convert_rgb` does it."""
+    return convert_rgb(pixels, None, icc_profile)
 
 
 def profile_of_codes(primaries: int, transfer: int) -> bytes | None:
