@@ -1,26 +1,95 @@
 """Files appear whole or not at all."""
 
+import contextlib
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS, errno.EACCES}
+_MOUNTS = Path("/proc/self/mountinfo")
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A hidden temporary file beside `path` to write to; it takes the name of `path` at the end.
 
-    On any error, Ctrl-C included, the temporary file is removed and `path` stays as it was. The
-    suffix is kept, since some writers go by it. `OSError` is the caller's to explain.
+    Its content reaches the disk before its name does, so that not even a power cut leaves half a
+    file. On any error, Ctrl-C included, the temporary file is removed and `path` stays as it was.
+    The suffix is kept, since some writers go by it. `OSError` is the caller's to explain.
     """
     # Not tempfile.mkstemp: its files are private, and to learn the permissions they should have had
     # one has to change the umask, under the feet of other threads.
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp{path.suffix}")
-    temporary.touch(exist_ok=False)
     try:
+        temporary.touch(exist_ok=False)
         yield temporary
+        _sync(temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    with contextlib.suppress(OSError):  # Windows cannot open folders
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() or os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:  # a full disk may be noticed only here
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folders(folder: Path) -> None:
+    """`folder` and what is missing above it; not by recursion, as `Path.mkdir` and `os.makedirs`
+    do, which ends at a thousand levels."""
+    missing = []
+    while not os.path.isdir(folder):
+        missing.append(folder)
+        if folder.parent == folder:
+            break
+        folder = folder.parent
+    for level in reversed(missing):
+        level.mkdir(exist_ok=True)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise `OSError`, before the work, where `atomic_path(path)` would raise it after: no folder,
+    no right to write there, or something at `path` that no file can take the place of."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.lstat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
+        if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+            raise OSError(errno.EINVAL, "is no ordinary file", str(path))
+        if _is_mount_point(path):
+            raise OSError(errno.EBUSY, "is a mount point, which cannot be replaced", str(path))
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp{path.suffix}")
+    try:
+        temporary.touch(exist_ok=False)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_mount_point(path: Path) -> bool:
+    # A file of the same file system can be mounted too (docker run -v), which ismount overlooks.
+    if os.path.ismount(path):
+        return True
+    with contextlib.suppress(OSError):
+        real = os.fsencode(os.path.realpath(path))
+        lines = _MOUNTS.read_bytes().splitlines()
+        return any(_unescape(line.split()[4]) == real for line in lines)
+    return False
+
+
+def _unescape(name: bytes) -> bytes:
+    for code, character in ((b"040", b" "), (b"011", b"\t"), (b"012", b"\n"), (b"134", b"\\")):
+        name = name.replace(b"\\" + code, character)
+    return name

@@ -28,7 +28,7 @@ fsspec = pytest.importorskip("fsspec")
 
 from portraitmatting.distributed import cluster, job, worker  # noqa: E402
 from portraitmatting.distributed import run as run_module  # noqa: E402
-from portraitmatting.distributed.crash_counter import Attempts  # noqa: E402
+from portraitmatting.distributed.crash_counter import CrashCounter  # noqa: E402
 from portraitmatting.distributed.report import Report, Summary  # noqa: E402
 from portraitmatting.distributed.storage import find_storage  # noqa: E402
 
@@ -94,11 +94,11 @@ def workerlike(two_cores, checkpoint, one_thread) -> Callable[..., worker.Worker
     """Makes a worker of this process."""
 
     def make(
-        source: str, output: str, attempts: Attempts, style: ResultOptions = PLAIN
+        source: str, output: str, crashes: CrashCounter, style: ResultOptions = PLAIN
     ) -> worker.Worker:
         calls = SimpleNamespace(
-            begin=SimpleNamespace(remote=lambda key: ray.put(attempts.begin(key))),
-            end=SimpleNamespace(remote=lambda key: ray.put(attempts.end(key))),
+            begin=SimpleNamespace(remote=lambda key: ray.put(crashes.begin(key))),
+            end=SimpleNamespace(remote=lambda key: ray.put(crashes.end(key))),
         )
         orders = worker.Orders(
             find_storage(source), find_storage(output), plan_results("", KINDS), style,
@@ -110,7 +110,15 @@ def workerlike(two_cores, checkpoint, one_thread) -> Callable[..., worker.Worker
 
 
 def block(*sources: str) -> "pa.Table":
-    rows = [{"source": os.fsencode(s), "kinds": " ".join(KINDS), "block": 7} for s in sources]
+    rows = [
+        {
+            "source": os.fsencode(s),
+            "name": os.fsencode(Path(s).with_suffix(".png")),
+            "kinds": " ".join(KINDS),
+            "block": 7,
+        }
+        for s in sources
+    ]
     return pa.Table.from_pylist(rows)
 
 
@@ -173,7 +181,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
 def test_an_object_store_gets_what_the_folder_job_writes(photos, checkpoint, workerlike, tmp_path):
     memory = fsspec.filesystem("memory")
     memory.put(str(photos), "memory://photos", recursive=True)
-    matte = workerlike("memory://photos", "memory://out", Attempts())
+    matte = workerlike("memory://photos", "memory://out", CrashCounter())
     sources = "a.webp", "x.y/z/3.jpg", "x.y/bad.png", "x.y/gone.png"
     rows = matte(block(*sources)).to_pylist()
 
@@ -199,13 +207,13 @@ def test_an_image_that_kills_workers_is_given_up_and_no_other(photos, workerlike
                 raise KeyboardInterrupt  # what the worker does not catch ends it
             return super().results(matte, kinds, bits)
 
-    attempts, output = Attempts(), tmp_path / "out"
+    crashes, output = CrashCounter(), tmp_path / "out"
     work = block(*(f"Jörg & Ann/{index}.jpg" for index in range(5)))
     for _ in range(3):
-        matte = workerlike(str(photos), str(output), attempts, Dies("none"))
+        matte = workerlike(str(photos), str(output), crashes, Dies("none"))
         with pytest.raises(KeyboardInterrupt):
             matte(work)
-    rows = workerlike(str(photos), str(output), attempts, Dies("none"))(work).to_pylist()
+    rows = workerlike(str(photos), str(output), crashes, Dies("none"))(work).to_pylist()
     assert [row["outcome"] for row in rows] == ["done", "done", "failed", "done", "done"]
     assert "Ann/2.jpg: a worker died at it 2 times" in rows[2]["reason"]
 
@@ -215,13 +223,13 @@ def test_an_error_nobody_thought_of_fails_images_and_not_the_job(photos, workerl
         def results(self, matte, kinds, bits):
             raise TypeError("odd")
 
-    rows = workerlike(str(photos), str(tmp_path), Attempts(), Odd("none"))(block("a.webp"))
+    rows = workerlike(str(photos), str(tmp_path), CrashCounter(), Odd("none"))(block("a.webp"))
     assert rows["outcome"].to_pylist() == ["failed"]
     assert rows["reason"].to_pylist() == ["TypeError: odd"]
 
 
 def test_a_full_disk_stops_the_job(photos, workerlike, tmp_path, monkeypatch):
-    matte = workerlike(str(photos), str(tmp_path), Attempts())
+    matte = workerlike(str(photos), str(tmp_path), CrashCounter())
 
     def full(self, path, data):
         raise OSError(28, "No space left on device", path)
@@ -270,7 +278,7 @@ def test_every_image_is_handed_out_once(two_cores, monkeypatch, tmp_path):
 def test_images_of_which_no_worker_tells_have_failed(two_cores, monkeypatch, tmp_path):
     summary = handed_out(monkeypatch, tmp_path, lambda made: iter(made[1:]))
     assert (summary.done, summary.failed) == (38, 2)
-    assert summary.reasons[1] == f"{tmp_path}/1: no worker has told what became of it: run again"
+    assert summary.reasons[1] == f"{tmp_path}/1: no worker has reported it: run again"
     assert [row["source"] for row in table(tmp_path / "failures.csv")] == ["0", "1"]
 
 
@@ -297,11 +305,11 @@ def test_blocks_hold_every_image_once_and_travel_light(count, workers):
     assert max(part.get_total_buffer_size() for part in blocks) < 64 * 64
 
 
-def test_attempts_are_counted_until_one_ends():
-    attempts = Attempts()
-    assert [attempts.begin("a"), attempts.begin("a"), attempts.begin("b")] == [0, 1, 0]
-    attempts.end("a")
-    assert [attempts.begin("a"), attempts.begin("b")] == [0, 1]
+def test_crashes_are_counted_until_one_ends():
+    crashes = CrashCounter()
+    assert [crashes.begin("a"), crashes.begin("a"), crashes.begin("b")] == [0, 1, 0]
+    crashes.end("a")
+    assert [crashes.begin("a"), crashes.begin("b")] == [0, 1]
 
 
 def test_workers_are_as_many_as_machines_have_room_for(monkeypatch):

@@ -15,7 +15,8 @@ from portraitmatting.images.files import list_images, write_image
 pa = pytest.importorskip("pyarrow")
 fsspec = pytest.importorskip("fsspec")
 
-from portraitmatting.distributed.scan import check_outputs, survey  # noqa: E402
+from portraitmatting.distributed.report import check_reports  # noqa: E402
+from portraitmatting.distributed.scan import check_outputs, scan  # noqa: E402
 from portraitmatting.distributed.storage import Storage, find_storage  # noqa: E402
 
 PLAN = plan_results("", ["alpha", "rgba"])
@@ -52,7 +53,7 @@ def todo(source: Storage, output: Storage, settings: str = "s", overwrite: bool 
     check_outputs(source, output, plan)
     given = dict.fromkeys(plan.kinds, settings)
     with tqdm(disable=True) as bar:
-        found = survey(source, output, plan, given, overwrite, bar)
+        found = scan(source, output, plan, given, overwrite, bar)
     rows = {os.fsdecode(row["source"]): row["kinds"] for row in found.todo.to_pylist()}
     listed = sum(len(images) for _, images in source.images(exclude=output))
     assert len(rows) == len(found.todo) == listed - found.skipped
@@ -115,10 +116,44 @@ def test_all_is_done_again_even_if_that_is_interrupted(done, source, output, cha
     assert set(todo(source, output, settings)) == set(NAMES[2:])
 
 
-def test_two_images_of_one_name_are_refused(source, output):
+def test_two_images_of_one_name_keep_their_suffix(source, output):
     source.write("a/c.png", b"")
-    with pytest.raises(PortraitmattingError, match=r"would both be written as a/c\.png: rename"):
-        todo(source, output)
+    given = dict.fromkeys(PLAN.kinds, "s")
+    with tqdm(disable=True) as bar:
+        rows = scan(source, output, PLAN, given, False, bar).todo.to_pylist()
+    names = {os.fsdecode(row["source"]): os.fsdecode(row["name"]) for row in rows}
+    assert names["a/c.png"] == "a/c.png.png"
+    assert names["a/c.JPG"] == "a/c.JPG.png"
+    assert names["b.png"] == "b.png"
+
+
+def test_an_output_belongs_to_one_input(root, source, output):
+    todo(source, output)
+    other = find_storage(f"{root}/other")
+    other.write("b.png", b"another image")
+    with pytest.raises(PortraitmattingError, match=r"holds the results of .*photos: choose"):
+        todo(other, output)
+    assert todo(other, output, overwrite=True) == {"b.png": "alpha rgba"}
+
+
+def test_folders_of_results_are_no_inputs(source):
+    for name in ".portraitmatting.jsonl", "alpha/a.png", "old/.portraitmatting/alpha":
+        source.write(name, b"")
+    source.write("old/rgba/a.png", b"")
+    source.write("old/own/a.png", b"")
+    assert set(todo(source, find_storage(f"{source.url}/out"))) == {*NAMES, "old/own/a.png"}
+
+
+def test_reports_replace_nobodys_files(source, output):
+    check_reports(output)
+    output.write("failures.csv", b"mine,yours\n")
+    with pytest.raises(PortraitmattingError, match=r"failures\.csv is not a report of ours"):
+        check_reports(output)
+    output.write(
+        "failures.csv",
+        b"source,outcome,reason,seconds,cpu_seconds,bytes_read,bytes_written,worker\n",
+    )
+    check_reports(output)
 
 
 def test_hidden_names_and_the_output_are_no_images(source):

@@ -235,20 +235,22 @@ def start(*arguments: object, **options) -> "subprocess.Popen[str]":
     )
 
 
-def test_sources_of_one_name_are_found_before_anything_is_loaded(photos):
-    fill(photos, "a.png")
-    (photos.parent / "bad.safetensors").write_bytes(b"no checkpoint")
+def test_a_rerun_with_nothing_to_do_loads_no_pytorch(photos, checkpoint, capsys):
+    arguments = ["photos", "--output", "alpha", "rgba", "--foreground", "none"]
+    assert call(*arguments, "--checkpoint", checkpoint) == 0
     code = (
         "import runpy, sys\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "finally: assert 'torch' not in sys.modules"
     )
-    arguments = [str(SCRIPT), "photos", "--checkpoint", "bad.safetensors"]
-    code = f"import sys; sys.argv = {arguments!r}\n{code}"
-    process = start("-c", code)
-    _, err = process.communicate(timeout=60)
-    assert re.fullmatch(r"error: photos.a\.jpg and a\.png would both be written as .*\n", err)
-    assert process.returncode == 2
+    argv = [str(SCRIPT), *arguments, "--checkpoint", checkpoint]
+    process = start("-c", f"import sys; sys.argv = {argv!r}\n{code}")
+    out, err = process.communicate(timeout=60)
+    assert (out, err) == ("0 done, 2 skipped, 0 failed\nresults in mattes\n", "")
+    assert process.returncode == 0
+    os.utime(checkpoint)  # another file, for all that can be told without reading it
+    assert call(*arguments, "--checkpoint", checkpoint) == 0
+    assert "2 images, cpu" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is another thing there")

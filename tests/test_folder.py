@@ -26,6 +26,7 @@ from portraitmatting.folder import job as job_module
 from portraitmatting.folder import plan as plan_module
 from portraitmatting.folder.job import Summary, matte_folder
 from portraitmatting.folder.journal import NAME, Journal
+from portraitmatting.folder.names import folds_names
 from portraitmatting.folder.plan import KINDS, plan_folder
 from portraitmatting.folder.results import ResultOptions
 from portraitmatting.foreground import METHODS
@@ -127,18 +128,42 @@ def refusal(*arguments, **options) -> str:
     return str(caught.value)
 
 
-def test_sources_of_one_name_are_found(photos, output):
+def test_sources_of_one_name_are_both_done(photos, output, run):
     fill(photos, "sub/a.jpg", "sub/a.png", "a.png")
-    assert "sub/a.jpg and a.png would both be written as sub/a.png" in refusal(photos, output)
-    assert "sub/a.webp" in refusal(photos, output, image_format="webp")
+    assert run().done == 3
+    assert files(output) == {"alpha/a.png", "alpha/sub/a.jpg.png", "alpha/sub/a.png.png"}
+    plan = plan_folder(photos, output)
+    assert plan.remarks() == [
+        "2 images share a name with another: their results keep the suffix "
+        "(sub/a.jpg becomes sub/a.jpg.png)"
+    ]
+    fill(photos, "sub/a.jpg.jpg")
+    assert run().done == 1
+    assert "alpha/sub/a.jpg.jpg.png" in files(output)
 
 
-def test_names_that_differ_in_case_are_one_on_some_systems(photos, output, monkeypatch):
-    fill(photos, "a.jpg", "A.png")
-    monkeypatch.setattr(plan_module, "_FOLDS_CASE", True)
-    assert "both be written" in refusal(photos, output)
-    monkeypatch.setattr(plan_module, "_FOLDS_CASE", False)
-    assert len(plan_folder(photos, output).sources) == 2
+@pytest.mark.parametrize(("one", "other"), [("Anna.jpg", "anna.jpg"), ("\xe9.png", "e\u0301.png")])
+def test_the_outputs_file_system_says_which_names_are_one(
+    photos, output, run, monkeypatch, one, other
+):
+    fill(photos, one, other)
+    assert run().done == len(files(output)) == 2
+    monkeypatch.setattr(plan_module, "folds_names", lambda folder: True)
+    assert "would both be written as one file" in refusal(photos, output)
+    (photos / other).rename(photos / f"{other}.png")
+    fill(photos, f"{one}.png"[:-4] + "x.png")
+    assert len(plan_folder(photos, output).sources) == 3
+
+
+def test_a_file_system_is_asked(tmp_path, monkeypatch):
+    assert not folds_names(tmp_path / "not" / "there")
+    exists, lower = os.path.exists, lambda path: str(path).lower()
+    monkeypatch.setattr(
+        "os.path.exists",
+        lambda path: lower(path) in map(lower, tmp_path.iterdir()) or exists(path),
+    )
+    assert folds_names(tmp_path / "not" / "there")
+    assert not list(tmp_path.iterdir())
 
 
 def test_places_that_cannot_be(photos, output, tmp_path):
@@ -328,7 +353,7 @@ def test_the_foreground_is_estimated_once_and_only_where_needed(photos, run, mon
         calls.append(image.shape)
         return image
 
-    for module in ("matte", "folder.results"):
+    for module in ("matte", "foreground"):
         monkeypatch.setattr(f"portraitmatting.{module}.estimate_foreground", estimate)
     fill(photos, "a.png")
     run("alpha", style=ResultOptions("ml"))
@@ -356,7 +381,7 @@ def test_an_image_that_defeats_the_foreground_is_told(photos, output, run, monke
             raise error
         return image
 
-    for module in ("matte", "folder.results"):
+    for module in ("matte", "foreground"):
         monkeypatch.setattr(f"portraitmatting.{module}.estimate_foreground", estimate)
     fill(photos, "a.png", "z.png")
     write_image(photos / "hard.png", pixels((30, 30)))
@@ -422,7 +447,7 @@ def test_images_do_not_wait_for_company_for_ever(photos, run, monkeypatch):
 
 def test_reading_never_runs_far_ahead_of_writing(photos, run, monkeypatch):
     fill(photos, *(f"{index}.png" for index in range(30)))
-    limit, too_many = 10, threading.Event()
+    limit, too_many = 3, threading.Event()
     read, written, most = 0, 0, 0
 
     def counted_read(path):
@@ -441,8 +466,8 @@ def test_reading_never_runs_far_ahead_of_writing(photos, run, monkeypatch):
 
     monkeypatch.setattr(job_module, "read_image", counted_read)
     monkeypatch.setattr(job_module, "write_image", slow_write)
-    assert run(workers=1).done == 30
-    assert 2 < most <= limit
+    assert run(workers=3).done == 30
+    assert 2 <= most <= limit
 
 
 def test_a_batch_size_of_nothing_is_refused(photos, run):
@@ -573,7 +598,7 @@ def test_journals_of_two_runs_mix_by_whole_lines(output):
     def note(part: list[Path]) -> None:
         with Journal(output) as journal:
             for name in part:
-                journal.add(name, "state")
+                journal.add(name, "state", name, "")
 
     threads = [threading.Thread(target=note, args=(names[start::4],)) for start in range(4)]
     for thread in threads:
@@ -684,7 +709,7 @@ def test_the_journal_notices_when_only_part_of_a_line_was_written(output):
         real, journal._file = journal._file, io.BytesIO()
         journal._file.write = lambda line: len(line) - 1
         with pytest.raises(OSError, match="No space"):
-            journal.add(output / "a.png", "state")
+            journal.add(output / "a.png", "state", output, "")
         journal._file = real
 
 
@@ -757,7 +782,7 @@ def test_what_compiling_says_comes_before_the_bar(photos, run, monkeypatch):
             print("Preparing foreground estimation", file=terminal)
         return image
 
-    for module in ("matte", "folder.results"):
+    for module in ("matte", "foreground"):
         monkeypatch.setattr(f"portraitmatting.{module}.estimate_foreground", estimate)
     fill(photos, "a.png")
     run("rgba", progress=True)

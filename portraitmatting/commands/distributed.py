@@ -27,12 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from portraitmatting.folder.results import ResultOptions
 
     source, output = find_storage(options.input), find_storage(options.output)
-    style = ResultOptions(**given(options, "foreground", "background"))
+    results = ResultOptions(**given(options, "foreground", "background", "crop", "strip_metadata"))
     choices = given(
         options, "checkpoint", "short_side", "precision", "preset", "batch_size", "overwrite",
         "address", "cores", "gpus", "workers",
     )  # fmt: skip
-    summary = matte_storage(source, output, plan, style, progress=True, **choices)
+    summary = matte_storage(source, output, plan, results, progress=True, **choices)
     print(f"{summary}\nresults in {output}")
     if summary.interrupted:
         return INTERRUPTED

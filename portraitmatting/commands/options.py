@@ -48,8 +48,8 @@ def image_format(text: str) -> str:
 
 
 def add_result_options(parser: argparse.ArgumentParser) -> None:
-    """`kinds`, `image_format` and `bits` for a plan, `foreground` and `background` for
-    `ResultOptions`, and `overwrite`; all None unless given."""
+    """`kinds`, `image_format` and `bits` for a plan, `foreground`, `background`, `crop` and
+    `strip_metadata` for `ResultOptions`, and `overwrite`; all None unless given."""
     add = parser.add_argument_group("results").add_argument
     add(
         "--output",
@@ -82,6 +82,21 @@ def add_result_options(parser: argparse.ArgumentParser) -> None:
         type=checked(choices.check_background),
         help="for composites: a colour, an image's path, blur, blur:0.05 or checkerboard "
         "(default: white)",
+    )
+    add(
+        "--crop",
+        metavar="MARGIN",
+        type=number(float, 0, 10),
+        nargs="?",
+        const=0.05,
+        help="cut results to the person and a margin, in parts of the longer side (default: off; "
+        "0.05 without a number)",
+    )
+    add(
+        "--strip-metadata",
+        action="store_true",
+        default=None,
+        help="leave out EXIF, XMP and resolution (default: keep them)",
     )
     add(
         "--overwrite",

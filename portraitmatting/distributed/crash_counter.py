@@ -5,7 +5,7 @@ from typing import Any
 import ray
 
 
-class Attempts:
+class CrashCounter:
     """Counts how often something was begun and not ended.
 
     Ray tries a block of images again as often as its worker dies; with an image that is the
@@ -26,8 +26,8 @@ class Attempts:
         self._begun.pop(key, None)
 
 
-def start_attempts() -> Any:
-    """Ray's reference to a new `Attempts`, which occupies no core."""
+def start_crash_counter() -> Any:
+    """Ray's reference to a new `CrashCounter`, which occupies no core."""
     endless = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-    actor: Any = endless(Attempts)
+    actor: Any = endless(CrashCounter)
     return actor.remote()

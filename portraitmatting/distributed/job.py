@@ -1,6 +1,7 @@
-"""Hand the images out to workers, and take in what became of them."""
+"""Hand the images out to workers, and collect what became of them."""
 
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,14 +9,15 @@ import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy
+from ray.exceptions import RayError
 from tqdm import tqdm
 
 from portraitmatting.distributed.report import Report
 from portraitmatting.distributed.worker import FAILED, ROWS, Orders, Worker
-from portraitmatting.errors import ImageError
+from portraitmatting.errors import ImageError, PortraitmattingError, one_line
 from portraitmatting.folder.pipeline import failure
 
-_UNTOLD = "no worker has told what became of it: run again"
+_LOST = "no worker has reported it: run again"
 _LARGEST_BLOCK = 64
 _BLOCKS_PER_WORKER = 8
 
@@ -36,7 +38,7 @@ def hand_out(
     images = (
         ray.data.from_blocks(blocks)
         # Actors restart and tasks are tried again without limit: Ray Data's own default. What
-        # would never end is caught by `Attempts`.
+        # would never end is caught by the `CrashCounter`.
         .map_batches(
             Worker,
             fn_constructor_args=(orders,),
@@ -58,8 +60,20 @@ def hand_out(
         except KeyboardInterrupt:
             report.summary.stopped, report.summary.interrupted = "interrupted", True
             return
+        except RayError as error:  # at length, with the trace of every process
+            raise PortraitmattingError(
+                f"a worker cannot be started: {_cause(error)}: see that every machine has the same "
+                "environment, with this package and what it needs"
+            ) from error
     for block in np.flatnonzero(waiting):
         report.add(_lost(blocks[block], orders))
+
+
+def _cause(error: BaseException) -> str:
+    """The last line that says something, which is the innermost error's."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Warning)\b", line)]
+    return one_line((errors or [line for line in lines if line] or [type(error).__name__])[-1])
 
 
 def _rows(images: Any) -> Iterator[pa.Table]:
@@ -80,12 +94,12 @@ def _blocks(todo: pa.Table, workers: int) -> list[pa.Table]:
 
 
 def _lost(block: pa.Table, orders: Orders) -> pa.Table:
-    """Rows about images of which no worker has told."""
+    """Rows about images that no worker has reported."""
     rows = [
         {
             "source": row["source"],
             "outcome": FAILED,
-            "reason": failure(orders.source.name(os.fsdecode(row["source"])), ImageError(_UNTOLD)),
+            "reason": failure(orders.source.name(os.fsdecode(row["source"])), ImageError(_LOST)),
             "seconds": 0.0,
             "cpu_seconds": 0.0,
             "bytes_read": 0,

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -12,8 +13,9 @@ import pyarrow as pa
 
 from portraitmatting.distributed.storage import Storage, explained
 from portraitmatting.distributed.worker import DONE, FAILED, STOPPED
-from portraitmatting.errors import one_line
+from portraitmatting.errors import PortraitmattingError, one_line
 from portraitmatting.folder.pipeline import reason
+from portraitmatting.folder.plan import describe_unread
 
 REPORT, FAILURES = "report.csv", "failures.csv"
 
@@ -44,8 +46,13 @@ class Summary:
     reasons: list[str] = field(default_factory=list)
     """The first failures', each of which names its image."""
 
+    unread: Counter[str] = field(default_factory=Counter)
+    """Suffixes of files that seem to be images and cannot be read."""
+
     def __str__(self) -> str:
         lines = [f"{self.done} done, {self.skipped} skipped, {self.failed} failed"]
+        if self.unread:
+            lines.append(describe_unread(self.unread))
         lines += [f"failed: {reason}" for reason in self.reasons]
         if self.failed > len(self.reasons):
             lines.append(f"failed: {self.failed - len(self.reasons)} more, see {FAILURES}")
@@ -60,6 +67,21 @@ class Summary:
         if self.stopped:
             lines.append(f"stopped: {self.stopped}; what is done is kept, run again to go on")
         return "\n".join(lines)
+
+
+def check_reports(output: Storage) -> None:
+    """Raise `PortraitmattingError` if a file of the user's has the name of a report."""
+    header = ",".join(_COLUMNS).encode()
+    with explained(output):
+        for name in (REPORT, FAILURES):
+            if not output.fs.exists(output.name(name)):
+                continue
+            with output.fs.open(output.name(name), "rb") as file:
+                if file.read(len(header)) != header:
+                    raise PortraitmattingError(
+                        f"{output}: {name} is not a report of ours, and would be overwritten: move "
+                        "it, or choose another output"
+                    )
 
 
 class Report:

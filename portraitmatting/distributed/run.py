@@ -10,10 +10,10 @@ from tqdm import tqdm
 from portraitmatting.checkpoint import load_model
 from portraitmatting.device import choose_precision, describe_precision
 from portraitmatting.distributed.cluster import connected, room_for
-from portraitmatting.distributed.crash_counter import start_attempts
+from portraitmatting.distributed.crash_counter import start_crash_counter
 from portraitmatting.distributed.job import hand_out
-from portraitmatting.distributed.report import Report, Summary
-from portraitmatting.distributed.scan import check_outputs, survey
+from portraitmatting.distributed.report import Report, Summary, check_reports
+from portraitmatting.distributed.scan import check_outputs, scan
 from portraitmatting.distributed.storage import Storage
 from portraitmatting.distributed.worker import Orders
 from portraitmatting.errors import PortraitmattingError
@@ -26,7 +26,7 @@ def matte_storage(
     source: Storage,
     output: Storage,
     plan: Plan,
-    style: ResultOptions | None = None,
+    results: ResultOptions | None = None,
     checkpoint: str | Path | None = None,
     short_side: int | None = None,
     precision: str | None = None,
@@ -48,12 +48,13 @@ def matte_storage(
     `load_model`, `short_side`, `precision` and `preset` are as in `Predictor`. Nothing is started
     or written if nothing is to be done. Raises `PortraitmattingError` if it cannot begin.
     """
-    style = style or ResultOptions()
+    results = results or ResultOptions()
     device = "cuda" if gpus else "cpu"
     if batch_size is None:
         batch_size = 8 if gpus else 1
     _check_numbers(batch_size, cores, gpus, workers)
     check_outputs(source, output, plan)
+    check_reports(output)
     model = load_model(checkpoint)
     # Here the network only tells what it is; the GPU it will run on may be on other machines.
     predictor = Predictor(model, short_side, "fp32", "cpu", preset)
@@ -61,27 +62,27 @@ def matte_storage(
         precision = model.checkpoint.precision if model.checkpoint else "auto"
     precision = describe_precision(choose_precision(precision, torch.device(device)))
     settings = {
-        kind: f"{plan.suffix} {plan.bits} {predictor.settings} {precision} {style.settings(kind)}"
+        kind: f"{plan.suffix} {plan.bits} {predictor.settings} {precision} {results.settings(kind)}"
         for kind in plan.kinds
     }
     with tqdm(unit=" images listed", disable=None if progress else True) as bar:
-        found = survey(source, output, plan, settings, overwrite, bar)
-    summary = Summary(skipped=found.skipped)
-    if not len(found.todo):
+        scanned = scan(source, output, plan, settings, overwrite, bar)
+    summary = Summary(skipped=scanned.skipped, unread=scanned.unread)
+    if not len(scanned.todo):
         return summary
     with connected(address), Report(output, summary) as report:
         workers = workers or room_for(cores, gpus)
         if progress:
             print(
-                f"{len(found.todo)} images to do; {workers} workers of {cores} cores, {device}, "
+                f"{len(scanned.todo)} images to do; {workers} workers of {cores} cores, {device}, "
                 f"{precision}, short side {predictor.short_side}",
                 file=sys.stderr,
             )
         orders = Orders(
-            source, output, plan, style, ray.put(model), start_attempts(),
+            source, output, plan, results, ray.put(model), start_crash_counter(),
             predictor.short_side, precision, batch_size, cores, device,
         )  # fmt: skip
-        hand_out(found.todo, orders, workers, gpus, report, progress)
+        hand_out(scanned.todo, orders, workers, gpus, report, progress)
     return summary
 
 

@@ -1,43 +1,46 @@
-"""What is still to be done, by what lies at the input and at the output.
+"""What is still to be done, by what is at the input and at the output.
 
-As `make` does: a result is done if it is no older than its image and no older than the record of
+As with `make`, a result is done if it is no older than its image and no older than the record of
 the settings, OUTPUT/.portraitmatting/KIND, which is written anew whenever they change. So nothing
-has to be written down for each image, and what a killed run has finished counts.
+has to be noted for each image, and what a killed run has finished counts.
 """
 
+import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from functools import cache
 
 import pyarrow as pa
+from tqdm import tqdm
 
 from portraitmatting.distributed.storage import Storage, explained
-from portraitmatting.errors import PortraitmattingError
-from portraitmatting.folder.plan import Plan, check_names, check_output
-from portraitmatting.images.kinds import READABLE
+from portraitmatting.errors import PortraitmattingError, one_line
+from portraitmatting.folder.names import folds_names, result_names
+from portraitmatting.folder.plan import Plan, check_output, nothing_found
+from portraitmatting.images.files import RECORDS
 
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
-RECORDS = ".portraitmatting"
+_INPUT = "input"
 _CHUNK = 1 << 16
 
-TODO = pa.schema({"source": pa.binary(), "kinds": pa.string()})
-"""An image's path (bytes: file names need not be UTF-8) and the results to make of it, separated
-by spaces. Compact: about as many bytes as the path has, and 20."""
+TODO = pa.schema({"source": pa.binary(), "name": pa.binary(), "kinds": pa.string()})
+"""An image's path (bytes: file names need not be UTF-8), its results' path below their kind's
+folder, and the kinds to make of it, separated by spaces. Compact: about as many bytes as twice the
+path has, and 20."""
 
 
 @dataclass(frozen=True)
-class Survey:
+class Scan:
     todo: pa.Table
     """Of schema `TODO`, in the order of the tree."""
     skipped: int
     """Images of which every result is there and up to date."""
+    unread: Counter[str]
+    """Suffixes of files that seem to be images and cannot be read."""
 
 
 def check_outputs(source: Storage, output: Storage, plan: Plan) -> None:
-    """Raises `PortraitmattingError` unless `source` is a folder, apart from the results."""
+    """Raises `PortraitmattingError` unless `source` is a folder outside the results."""
     if not source.exists():
         raise PortraitmattingError(f"{source}: no such folder")
     if source.fs != output.fs:
@@ -52,58 +55,72 @@ def check_outputs(source: Storage, output: Storage, plan: Plan) -> None:
             )
 
 
-def survey(
+def scan(
     source: Storage,
     output: Storage,
     plan: Plan,
     settings: Mapping[str, str],
     overwrite: bool,
     bar: "tqdm[None]",
-) -> Survey:
-    """Look through both places, folder by folder, after `check_outputs`.
+) -> Scan:
+    """Look through both storages, folder by folder, after `check_outputs`.
 
     `settings` of each kind are recorded at the output; `overwrite` makes whatever is there count
     as out of date. Raises `PortraitmattingError` as `plan_folder` does.
     """
+    _record_input(source, output, overwrite)
     since = {kind: _record(output, kind, settings[kind], overwrite) for kind in plan.kinds}
+    folds = cache(lambda: output.folder is not None and folds_names(output.folder))
     chunks: list[pa.RecordBatch] = []
-    sources: list[bytes] = []
-    missing: list[str] = []
-    found = 0
-    for folder, images in source.images(exclude=output):
-        found += len(images)
-        _check(source, output, plan, [folder / name for name in images])
+    rows: list[tuple[bytes, bytes, str]] = []
+    unread: Counter[str] = Counter()
+    count = 0
+    for folder, images in source.images(exclude=output, unread=unread):
+        count += len(images)
+        paths = [folder / name for name in images]
+        if source.folder is not None and output.folder is not None:
+            check_output(replace(plan, root=source.folder, output=output.folder, sources=paths))
+        # Names clash only within one folder.
+        folder_plan = replace(plan, names=result_names(paths, plan.suffix, folds))
         there = {kind: output.changed((kind / folder).as_posix()) for kind in plan.kinds}
-        for name, changed in images.items():
-            target = plan.target(Path(name), "").name
+        for path, changed in zip(paths, images.values(), strict=True):
+            name = folder_plan.name(path)
             kinds = [
                 kind
                 for kind in plan.kinds
-                if there[kind].get(target, -1.0) < max(changed, since[kind])
+                if there[kind].get(name.name, -1.0) < max(changed, since[kind])
             ]
             if kinds:
-                sources.append(bytes(folder / name))
-                missing.append(" ".join(kinds))
-            if len(sources) == _CHUNK:
-                chunks.append(pa.record_batch([sources, missing], schema=TODO))
-                sources, missing = [], []
+                rows.append((bytes(path), bytes(name), " ".join(kinds)))
+            if len(rows) == _CHUNK:
+                chunks.append(_batch(rows))
+                rows = []
         bar.update(len(images))
-    if not found:
-        known = " ".join(sorted(READABLE))
-        raise PortraitmattingError(f"{source}: no images found in it (looked for {known})")
-    chunks.append(pa.record_batch([sources, missing], schema=TODO))
-    todo = pa.Table.from_batches(chunks)
-    return Survey(todo, found - todo.num_rows)
+    if not count:
+        raise PortraitmattingError(nothing_found(str(source), unread))
+    todo = pa.Table.from_batches([*chunks, _batch(rows)], schema=TODO)
+    return Scan(todo, count - todo.num_rows, unread)
 
 
-def _check(source: Storage, output: Storage, plan: Plan, sources: list[Path]) -> None:
-    """One folder's images as the folder job checks them: a clash of names is always within one
-    folder."""
-    plan = replace(plan, sources=sources)
-    if source.folder is not None and output.folder is not None:
-        plan = replace(plan, root=source.folder, output=output.folder)
-        check_output(plan)
-    check_names(plan)
+def _batch(rows: list[tuple[bytes, bytes, str]]) -> pa.RecordBatch:
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], []]
+    return pa.record_batch(columns, schema=TODO)
+
+
+def _record_input(source: Storage, output: Storage, anew: bool) -> None:
+    """An output holds the results of one input, or one's would be taken for the other's."""
+    path = f"{RECORDS}/{_INPUT}"
+    name = os.path.realpath(source.folder) if source.folder is not None else source.url
+    with explained(output):
+        if not anew and _INPUT in output.changed(RECORDS):
+            earlier = os.fsdecode(output.read(path))
+            if earlier != name:
+                raise PortraitmattingError(
+                    f"{output}: holds the results of {one_line(earlier)}: choose another output, "
+                    "or overwrite them with --overwrite"
+                )
+            return
+        output.write(path, os.fsencode(name))
 
 
 def _record(output: Storage, kind: str, settings: str, anew: bool) -> float:

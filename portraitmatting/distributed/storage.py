@@ -1,6 +1,7 @@
 """A folder of images or results, on a disk or in an object store."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from portraitmatting.atomic import atomic_path
+from portraitmatting.atomic import atomic_path, make_folders
+from portraitmatting.choices import KINDS
 from portraitmatting.errors import PortraitmattingError, one_line
-from portraitmatting.images.files import walk_images
-from portraitmatting.images.kinds import READABLE
+from portraitmatting.images.files import JOURNAL, RECORDS, walk_images
+from portraitmatting.images.kinds import READABLE, unread_suffix
 
 # What file systems call the time of a file's last change, in their own listings.
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
@@ -51,17 +53,21 @@ class Storage:
         with explained(self):
             return bool(self.fs.isdir(self.root))
 
-    def images(self, exclude: "Storage") -> Iterator[tuple[Path, dict[str, float]]]:
+    def images(
+        self, exclude: "Storage", unread: Counter[str] | None = None
+    ) -> Iterator[tuple[Path, dict[str, float]]]:
         """Each folder with the names of its images and when they were changed last, in seconds.
 
         One folder at a time, so that memory is that of the largest. What counts as an image, and
-        that hidden names and the place `exclude` do not, is as in `list_images`. An image that is
-        not there (a dangling link) was changed at infinity: reading it will tell.
+        that hidden names, folders of results and the storage `exclude` do not, is as in
+        `list_images`, as is `unread`. An image that is not there (a dangling link) was changed at
+        infinity: reading it will tell.
         """
+        unread = Counter() if unread is None else unread
         if self.folder is None:
-            yield from self._walk(exclude)
+            yield from self._walk(exclude, unread)
             return
-        for images in walk_images(self.folder, exclude.folder):
+        for images in walk_images(self.folder, exclude.folder, unread, skip_results=True):
             changed = {}
             for path in images:
                 try:
@@ -70,18 +76,24 @@ class Storage:
                     changed[path.name] = float("inf")
             yield images[0].parent, changed
 
-    def _walk(self, exclude: "Storage") -> Iterator[tuple[Path, dict[str, float]]]:
+    def _walk(
+        self, exclude: "Storage", unread: Counter[str]
+    ) -> Iterator[tuple[Path, dict[str, float]]]:
         with explained(self):
             for folder, below, files in self.fs.walk(self.root, detail=True, on_error="raise"):
+                holds_results = RECORDS in below or JOURNAL in files
                 for name in list(below):
                     path = f"{folder.rstrip('/')}/{name}"
-                    if name.startswith(".") or (exclude.fs == self.fs and path == exclude.root):
+                    excluded = exclude.fs == self.fs and path == exclude.root
+                    if name.startswith(".") or excluded or (holds_results and name in KINDS):
                         del below[name]
+                visible = {Path(name): files[name] for name in sorted(files) if name[:1] != "."}
                 changed = {
-                    name: _changed(files[name])
-                    for name in sorted(files)
-                    if not name.startswith(".") and Path(name).suffix.lower() in READABLE
+                    path.name: _changed(information)
+                    for path, information in visible.items()
+                    if path.suffix.lower() in READABLE
                 }
+                unread.update(filter(None, map(unread_suffix, visible)))
                 if changed:
                     yield Path(os.path.relpath(folder, self.root)), changed
 
@@ -89,8 +101,8 @@ class Storage:
         """The names of what is in `folder`, and when it was changed last; empty if there is no
         such folder."""
         with suppress(FileNotFoundError):
-            found = self.fs.ls(self.name(folder), detail=True)
-            return {info["name"].rsplit("/", 1)[-1]: _changed(info) for info in found}
+            entries = self.fs.ls(self.name(folder), detail=True)
+            return {entry["name"].rsplit("/", 1)[-1]: _changed(entry) for entry in entries}
         return {}
 
     def read(self, path: str) -> bytes:
@@ -104,13 +116,15 @@ class Storage:
             self.fs.pipe_file(self.name(path), data)
             return
         target = self.folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(target.parent)
         with atomic_path(target) as temporary:
             temporary.write_bytes(data)
 
 
 def find_storage(url: str) -> Storage:
-    """The place called `url`; raises `PortraitmattingError` if nothing here can go there."""
+    """The storage called `url`; raises `PortraitmattingError` if nothing here can open it."""
+    if not url.strip():
+        raise PortraitmattingError("an empty name of a folder: give a folder or a URL")
     try:
         # What other machines have written since must be seen.
         fs, root = fsspec.url_to_fs(url, use_listings_cache=False)
@@ -123,7 +137,7 @@ def find_storage(url: str) -> Storage:
 
 
 @contextmanager
-def explained(place: Storage) -> Iterator[None]:
+def explained(storage: Storage) -> Iterator[None]:
     """Whatever goes wrong there becomes a `PortraitmattingError`: the libraries of object stores
     have errors of their own."""
     try:
@@ -131,9 +145,9 @@ def explained(place: Storage) -> Iterator[None]:
     except PortraitmattingError:
         raise
     except Exception as error:
-        why = getattr(error, "strerror", None) or one_line(str(error)) or type(error).__name__
+        message = getattr(error, "strerror", None) or one_line(str(error)) or type(error).__name__
         raise PortraitmattingError(
-            f"{place}: cannot be used ({why}): check the address and your rights there"
+            f"{storage}: cannot be used ({message}): check the address and your rights there"
         ) from error
 
 

@@ -1,5 +1,6 @@
-"""What every worker does: its share of the images through the chain, and a row about each."""
+"""What every worker does: its share of the images through the pipeline, and a row about each."""
 
+import io
 import os
 import socket
 import time
@@ -14,7 +15,7 @@ import torch
 
 from portraitmatting.distributed.storage import Storage
 from portraitmatting.errors import ImageError, one_line
-from portraitmatting.folder.pipeline import Pipeline, Stop, failure, reason
+from portraitmatting.folder.pipeline import Pipeline, Stop, count_pixels, failure, reason
 from portraitmatting.folder.plan import Plan
 from portraitmatting.folder.results import ResultOptions
 from portraitmatting.images.decode import DecodedImage, decode
@@ -37,7 +38,7 @@ ROWS = pa.schema(
         "block": pa.int64(),
     }
 )
-"""What a worker tells of an image. `seconds` is the worker's time for all images that it had
+"""What a worker reports of an image. `seconds` is the worker's time for all images that it had
 in hand together, shared among them, `cpu_seconds` what it spent computing, on all its cores;
 `worker` is HOST:PID; `block` is that of the job."""
 
@@ -46,17 +47,17 @@ _DEATHS_ALLOWED = 2
 
 @dataclass(frozen=True)
 class Orders:
-    """All that a worker is told; travels to other machines."""
+    """All that a worker needs to know; travels to other machines."""
 
     source: Storage
     output: Storage
     plan: Plan
     """Without sources."""
-    style: ResultOptions
+    results: ResultOptions
     model: Any
     """A Ray reference to the network: it is read once, where the job is started."""
-    attempts: Any
-    """A Ray reference to the job's `Attempts`."""
+    crashes: Any
+    """A Ray reference to the job's `CrashCounter`."""
     short_side: int
     precision: str
     batch_size: int
@@ -69,10 +70,14 @@ class _Task:
     """An image in hand, and what is known of it so far."""
 
     source: str
+    name: str
+    """Of its results, below the folder of each kind."""
     kinds: list[str]
     key: str
     outcome: str = STOPPED
     reason: str = "not tried"
+    data: bytes = b""
+    """The file, between being fetched and being decoded."""
     bytes_read: int = 0
     bytes_written: int = 0
 
@@ -87,17 +92,22 @@ class Worker:
         cv2.setNumThreads(orders.cores)
         self._orders = orders
         self._name = f"{socket.gethostname()}:{os.getpid()}"
-        orders.style.prepare(orders.plan.kinds)
+        orders.results.prepare(orders.plan.kinds)
         model = ray.get(orders.model)
         predictor = Predictor(model, orders.short_side, orders.precision, orders.device)
-        self._chain = Pipeline(predictor, self._read, self._write, self._fail)
+        self._pipeline = Pipeline(predictor, self._pixels, self._read, self._write, self._fail)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """A block of the job (source, kinds, block) -> its `ROWS`, with the results written."""
         begun, cpu_begun = time.perf_counter(), time.process_time()
         block = batch["block"][0].as_py()
         tasks = [
-            _Task(os.fsdecode(row["source"]), row["kinds"].split(), f"{block}/{index}")
+            _Task(
+                os.fsdecode(row["source"]),
+                os.fsdecode(row["name"]),
+                row["kinds"].split(),
+                f"{block}/{index}",
+            )
             for index, row in enumerate(batch.to_pylist())
         ]
         if self._begin(str(block)) == 0:
@@ -124,7 +134,7 @@ class Worker:
 
     def _run(self, tasks: list[_Task]) -> None:
         try:
-            self._chain.run(tasks, self._orders.batch_size, self._orders.cores)
+            self._pipeline.run(tasks, self._orders.batch_size, self._orders.cores)
         except Stop as stop:
             unfinished, why = STOPPED, str(stop)
         except Exception as error:  # of a kind nobody thought of: millions of others shall go on
@@ -145,32 +155,37 @@ class Worker:
             else:
                 why = f"a worker died at it {deaths} times; it may be too large or damaged"
                 self._fail(task, ImageError(why))
-            ray.get(self._orders.attempts.end.remote(task.key))
+            ray.get(self._orders.crashes.end.remote(task.key))
 
     def _begin(self, key: str) -> int:
-        before: int = ray.get(self._orders.attempts.begin.remote(key))
+        before: int = ray.get(self._orders.crashes.begin.remote(key))
         return before
 
-    def _read(self, task: _Task) -> DecodedImage:
+    def _pixels(self, task: _Task) -> int:
         try:
-            data = self._orders.source.read(task.source)
+            task.data = self._orders.source.read(task.source)
         except Exception as error:  # object stores have errors of their own
-            why = getattr(error, "strerror", None) or reason(error)
+            message = getattr(error, "strerror", None) or reason(error)
             name = one_line(self._orders.source.name(task.source))
-            raise ImageError(f"{name}: cannot be opened ({why}): check the path") from error
-        task.bytes_read = len(data)
+            raise ImageError(f"{name}: cannot be opened ({message}): check the path") from error
+        task.bytes_read = len(task.data)
+        return count_pixels(io.BytesIO(task.data))
+
+    def _read(self, task: _Task) -> DecodedImage:
+        data, task.data = task.data, b""
         return decode(data)
 
-    def _write(self, task: _Task, matte: Matte, icc_profile: bytes | None) -> None:
+    def _write(self, task: _Task, matte: Matte, image: DecodedImage) -> None:
         orders = self._orders
-        for kind, pixels in orders.style.results(matte, task.kinds, orders.plan.bits):
-            data = encode_image(pixels, orders.plan.suffix, icc_profile)
-            target = orders.plan.target(Path(task.source), kind).as_posix()
+        metadata = None if orders.results.strip_metadata else image.metadata
+        for kind, pixels in orders.results.results(matte, task.kinds, orders.plan.bits):
+            data = encode_image(pixels, orders.plan.suffix, image.icc_profile, metadata)
+            target = f"{kind}/{Path(task.name).as_posix()}"
             try:
                 orders.output.write(target, data)
             except Exception as error:
-                why = getattr(error, "strerror", None) or reason(error)
-                raise ImageError(f"{orders.output.name(target)}: {why}") from error
+                message = getattr(error, "strerror", None) or reason(error)
+                raise ImageError(f"{orders.output.name(target)}: {message}") from error
             task.bytes_written += len(data)
         task.outcome, task.reason = DONE, ""
 

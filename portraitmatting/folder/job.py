@@ -1,145 +1,161 @@
-"""Run a plan: every image through the chain, into files, the journal and a summary."""
+"""Run a plan: every image through the pipeline, into files, the journal and a summary."""
 
+import os
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
+import torch
 from tqdm import tqdm
 
+from portraitmatting.atomic import make_folders
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.folder.journal import Journal, state_of
-from portraitmatting.folder.pipeline import Pipeline, Stop, failure
-from portraitmatting.folder.plan import Plan
+from portraitmatting.folder.journal import Journal, digest_of
+from portraitmatting.folder.pipeline import Pipeline, Stop, count_pixels, failure, shows_nobody
+from portraitmatting.folder.plan import Plan, check_writable
 from portraitmatting.folder.results import ResultOptions
+from portraitmatting.folder.tasks import Summary, Task, list_tasks, settings
 from portraitmatting.images.decode import DecodedImage
 from portraitmatting.images.files import read_image, write_image
 from portraitmatting.matte import Matte
 from portraitmatting.predictor import Predictor
 
 
-@dataclass
-class Summary:
-    """What became of the images of a job. As text: for people, several lines."""
-
-    done: int = 0
-    skipped: int = 0
-    """There from an earlier run, and unchanged."""
-    failed: dict[Path, str] = field(default_factory=dict)
-    """Image, relative to the input folder, to the reason in one line."""
-    stopped: str = ""
-    """Why not every image was tried, in one line: Ctrl-C, or an output disk that is full."""
-    interrupted: bool = False
-    """Ctrl-C it was."""
-
-    def __str__(self) -> str:
-        lines = [f"{self.done} done, {self.skipped} skipped, {len(self.failed)} failed"]
-        lines += [f"failed: {reason}" for reason in self.failed.values()]
-        if self.stopped:
-            lines.append(f"stopped: {self.stopped}; what is done is kept, run again to go on")
-        return "\n".join(lines)
-
-
 def matte_folder(
     plan: Plan,
     predictor: Predictor,
-    style: ResultOptions | None = None,
+    results: ResultOptions | None = None,
     batch_size: int | None = None,
-    workers: int = 2,
+    workers: int | None = None,
     overwrite: bool = False,
-    progress: bool = False,
+    progress: bool | Callable[[Summary, int], None] = False,
+    call: str | None = None,
 ) -> Summary:
-    """Do what `plan_folder` settled and no earlier run has done yet (`overwrite`: all of it).
+    """Do what `plan_folder` settled and no earlier run has done yet.
 
-    `batch_size` images of one working size go through the network together (default: 8 on a GPU,
-    1 on the CPU); `workers` threads read, as many estimate foregrounds and write. `progress` shows
-    a bar if stderr is a terminal. An image that cannot be read or written is reported and the
-    others go on; Ctrl-C and a full or read-only disk end the job early, which the summary says.
+    An image that cannot be read or written is reported and the others go on; Ctrl-C and a full or
+    read-only disk end the job early, which the summary says.
+
+    Args:
+        plan: what to read and write.
+        predictor: runs the network.
+        results: how results look.
+        batch_size: images of one working size that go through the network together; by default 8 on
+            a GPU, 1 on the CPU.
+        workers: images in hand at a time, each in a thread of its own; by default as many as there
+            are cores. Results do not depend on it.
+        overwrite: do again what an earlier run has done, also with results of other images.
+        progress: True shows a bar if stderr is a terminal; a function is called after every image
+            with the summary so far and the number of images to do, by one thread at a time.
+        call: `network_call` of the predictor, noted for later runs with nothing to do.
+
     Raises `PortraitmattingError` if it cannot begin.
     """
-    style = style or ResultOptions()
+    results = results or ResultOptions()
+    cores = available_cores()
     if batch_size is None:
         batch_size = 1 if predictor.device.type == "cpu" else 8
+    if workers is None:
+        workers = cores
     if batch_size < 1 or workers < 1:
         raise PortraitmattingError(
             f"batch size {batch_size} and {workers} workers: expected 1 or more of each"
         )
-    settings = {
-        kind: f"{plan.bits} {predictor.settings} {style.settings(kind)}" for kind in plan.kinds
-    }
+    check_writable(plan)
+    by_kind = settings(plan, results, predictor.settings)
     with Journal(plan.output) as journal:
-        tasks = _to_do(plan, settings, None if overwrite else journal)
-        summary = Summary(skipped=len(plan.sources) - len(tasks))
-        if tasks:
-            style.prepare(plan.kinds)  # before the bar, through which it would talk
-        hidden = None if progress else True
-        with tqdm(total=len(tasks), unit=" images", disable=hidden) as bar:
-            job = _Job(plan, predictor, style, settings, journal, summary, bar)
+        if call is not None:
+            journal.add_network(call, predictor.settings)
+        tasks = list_tasks(plan, by_kind, None if overwrite else journal)
+        summary = Summary(skipped=len(plan.sources) - len(tasks), unread=plan.unread)
+        if not tasks:
+            return summary
+        results.prepare(plan.kinds)  # before the bar, through which it would talk
+        hidden = None if progress is True else True
+        with (
+            tqdm(total=len(tasks), unit=" images", disable=hidden) as bar,
+            _threads_of_the_network(max(1, cores // len(tasks))),
+        ):
+            report = progress if callable(progress) else _ignore
+            job = _Job(plan, predictor, results, by_kind, journal, summary, bar, report)
             job.run(tasks, batch_size, workers)
     return summary
 
 
-@dataclass(frozen=True)
-class _Task:
-    """An image, and the kinds of results still to make of it."""
-
-    source: Path
-    state: str
-    """Of its file before it was read."""
-    kinds: list[str]
+def available_cores() -> int:
+    """The cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1
 
 
-def _to_do(plan: Plan, settings: dict[str, str], journal: Journal | None) -> list[_Task]:
-    """What is missing or changed by the journal; everything without one."""
-    tasks = []
-    for source in plan.sources:
-        state = state_of(plan.root / source)
-        kinds = [
-            kind
-            for kind in plan.kinds
-            if journal is None
-            or not journal.is_done(plan.target(source, kind), f"{state} {settings[kind]}")
-        ]
-        if kinds:
-            tasks.append(_Task(source, state, kinds))
-    return tasks
+@contextmanager
+def _threads_of_the_network(count: int) -> Iterator[None]:
+    """One each where every core has an image of its own; more for images fewer than cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(count, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _ignore(summary: Summary, total: int) -> None:
+    pass
 
 
 @dataclass(frozen=True)
 class _Job:
     plan: Plan
     predictor: Predictor
-    style: ResultOptions
+    results: ResultOptions
     settings: dict[str, str]
     journal: Journal
     summary: Summary
     bar: "tqdm[None]"
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    """Over the summary and the bar, which the writers share."""
+    report: Callable[[Summary, int], None]
+    lock: Any = field(default_factory=threading.Lock)
+    """Over the summary and the bar, which threads share."""
 
-    def run(self, tasks: list[_Task], batch_size: int, workers: int) -> None:
-        chain = Pipeline(self.predictor, self._read, self._write, self._fail)
+    def run(self, tasks: list[Task], batch_size: int, workers: int) -> None:
+        pipeline = Pipeline(self.predictor, self._pixels, self._read, self._write, self._fail)
         try:
-            chain.run(tasks, batch_size, workers)
+            pipeline.run(tasks, batch_size, workers)
         except KeyboardInterrupt:
             self.summary.stopped, self.summary.interrupted = "interrupted", True
         except Stop as stop:
             self.summary.stopped = str(stop)
 
-    def _read(self, task: _Task) -> DecodedImage:
+    def _pixels(self, task: Task) -> int:
+        return count_pixels(self.plan.root / task.source)
+
+    def _read(self, task: Task) -> DecodedImage:
         return read_image(self.plan.root / task.source)
 
-    def _write(self, task: _Task, matte: Matte, icc_profile: bytes | None) -> None:
-        for kind, pixels in self.style.results(matte, task.kinds, self.plan.bits):
+    def _write(self, task: Task, matte: Matte, image: DecodedImage) -> None:
+        source = self.plan.root / task.source
+        digest = digest_of(source)
+        metadata = None if self.results.strip_metadata else image.metadata
+        for kind, pixels in self.results.results(matte, task.kinds, self.plan.bits):
             target = self.plan.target(task.source, kind)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_image(target, pixels, icc_profile)
-            self.journal.add(target, f"{task.state} {self.settings[kind]}")
+            make_folders(target.parent)
+            write_image(target, pixels, image.icc_profile, metadata)
+            self.journal.add(target, f"{task.state} {self.settings[kind]}", source, digest)
         with self.lock:
             self.summary.done += 1
-            self.bar.update()
+            if shows_nobody(matte):
+                self.summary.empty.append(task.source)
+            self._advance()
 
-    def _fail(self, task: _Task, error: Exception) -> None:
+    def _fail(self, task: Task, error: Exception) -> None:
         why = failure(str(self.plan.root / task.source), error)
         with self.lock:
             self.summary.failed[task.source] = why
-            self.bar.update()
+            self._advance()
+
+    def _advance(self) -> None:
+        self.bar.update()
+        self.report(self.summary, self.bar.total)

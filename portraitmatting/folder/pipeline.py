@@ -1,26 +1,43 @@
-"""Reading, the network and writing, which overlap, for any source and target of images.
+"""Each image from reading to writing in one thread, for any source and target of images.
 
-Images are pulled through a chain of generators by the one thread that runs the network, and does
-nothing else: readers before it bring images to their working size, writers behind it bring mattes
-to the images' size. Both are threads (their work leaves Python's lock) that may run only so far
-ahead, so that memory is bounded however many images there are.
+On a CPU that is all: as many threads as cores, each with one thread of the network, keep every core
+busy with something. A GPU runs images of one working size together: threads hand their images to a
+`_Batches` and wait. What is in flight is bounded by the number of threads and by pixels.
 """
 
 import errno
+import itertools
+import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, Generic, TypeVar
 
-from portraitmatting.errors import PortraitmattingError, one_line
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from portraitmatting.device import is_out_of_memory
+from portraitmatting.errors import ImageError, one_line
+from portraitmatting.folder.memory import (
+    BYTES_PER_PIXEL,
+    PIXELS_PER_WORKER,
+    Budget,
+    available_memory,
+    pixels_in_flight,
+)
 from portraitmatting.images.decode import DecodedImage
-from portraitmatting.lookahead import lookahead
+from portraitmatting.images.pixels import to_unit
 from portraitmatting.matte import Matte
 from portraitmatting.predictor import Predictor
 from portraitmatting.steps import Estimate, Prepared
 
 Item = TypeVar("Item")
 
+_END = object()
 _NO_POINT_IN_GOING_ON = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
@@ -29,105 +46,196 @@ class Stop(Exception):
 
 
 @dataclass(frozen=True)
-class _Read(Generic[Item]):
-    """An image that the network can take."""
-
-    item: Item
-    prepared: Prepared
-    icc_profile: bytes | None
-
-
-@dataclass(frozen=True)
-class _Estimated(Generic[Item]):
-    """An image whose results can be made and written."""
-
-    item: Item
-    estimate: Estimate
-    icc_profile: bytes | None
-
-
-@dataclass(frozen=True)
 class Pipeline(Generic[Item]):
-    """What is done with every item; `read` and `write` are called from several threads at once."""
+    """What is done with every item; all of it is called from several threads at once."""
 
     predictor: Predictor
+    pixels: Callable[[Item], int]
+    """How many an image has, as far as can be told before it is decoded; 0 if nothing can."""
     read: Callable[[Item], DecodedImage]
     """May raise `PortraitmattingError`."""
-    write: Callable[[Item, Matte, bytes | None], None]
-    """Makes and writes the results; the bytes are the image's ICC profile. May raise `OSError`,
-    `ValueError` or `MemoryError`."""
+    write: Callable[[Item, Matte, DecodedImage], None]
+    """Makes and writes the results. May raise `OSError`, `ValueError`, `RuntimeError` or
+    `MemoryError`."""
     fail: Callable[[Item, Exception], None]
-    """Told instead if that happened; from any thread."""
+    """Called instead if that happened."""
 
     def run(self, items: Iterable[Item], batch_size: int, workers: int) -> None:
-        """Until all is written or failed; raises `Stop` if the place for results is full.
+        """Until all is written or failed; raises `Stop` if the storage for results is full.
 
-        `batch_size` images of one working size go through the network together; `workers`
-        threads read and shrink, as many estimate foregrounds and write.
+        `batch_size` images of one working size go through the network together. `workers` threads
+        read and write; while a batch is collected or computed, as many more as it takes.
         """
-        readers = ThreadPoolExecutor(workers, "reader")
-        writers = ThreadPoolExecutor(workers, "writer")
-        try:
-            read = lookahead(readers, self._read, items, workers + batch_size)
-            estimated = self._estimates(self._batches(read, batch_size))
-            for _, written in lookahead(writers, self._write, estimated, workers + batch_size):
-                written.result()
-        finally:
-            readers.shutdown(cancel_futures=True)
-            writers.shutdown(cancel_futures=True)
+        batched = batch_size > 1 or self.predictor.device.type != "cpu"
+        threads = workers + 2 * batch_size if batched else workers
+        network = _Batches(self.predictor, batch_size, threads) if batched else None
+        budget = Budget(pixels_in_flight(threads))
+        source, turn, stopped = iter(items), threading.Lock(), threading.Event()
 
-    def _read(self, item: Item) -> _Read[Item]:
-        image = self.read(item)
-        return _Read(item, self.predictor.prepare(image.pixels), image.icc_profile)
-
-    def _batches(
-        self, read: Iterable[tuple[Item, "Future[_Read[Item]]"]], batch_size: int
-    ) -> Iterator[list[_Read[Item]]]:
-        """Images of one working size together, once there are enough, or too many in all."""
-        waiting: dict[tuple[int, ...], list[_Read[Item]]] = {}
-        for item, future in read:
+        def work() -> None:
             try:
-                found = future.result()
-            except PortraitmattingError as error:
-                self.fail(item, error)
-                continue
-            size = tuple(found.prepared.tensor.shape)
-            waiting.setdefault(size, []).append(found)
-            if len(waiting[size]) == batch_size:
-                yield waiting.pop(size)
-            elif sum(map(len, waiting.values())) > 2 * batch_size:
-                yield waiting.pop(max(waiting, key=lambda size: len(waiting[size])))
-        yield from waiting.values()
+                while not stopped.is_set():
+                    with turn:
+                        item = next(source, _END)
+                    if item is _END:
+                        break
+                    self._process(item, budget, network)  # type: ignore[arg-type]
+            finally:
+                if network:
+                    network.leave()
 
-    def _estimates(self, batches: Iterable[list[_Read[Item]]]) -> Iterator[_Estimated[Item]]:
-        for batch in batches:
+        with ThreadPoolExecutor(threads + 1, "image") as pool:
             try:
-                estimates = self.predictor.estimate([found.prepared for found in batch])
-            except PortraitmattingError as error:  # too large for the GPU, even one by one
-                for found in batch:
-                    self.fail(found.item, error)
-                continue
-            for found, estimate in zip(batch, estimates, strict=True):
-                yield _Estimated(found.item, estimate, found.icc_profile)
+                futures = [pool.submit(work) for _ in range(threads)]
+                if network:
+                    futures.append(pool.submit(network.run))
+                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                    future.result()
+            finally:
+                stopped.set()
+                if network:
+                    network.close()
 
-    def _write(self, found: _Estimated[Item]) -> None:
+    def _process(self, item: Item, budget: Budget, network: "_Batches | None") -> None:
         try:
-            self.write(found.item, self.predictor.finish(found.estimate), found.icc_profile)
+            with ExitStack() as held:
+                pixels = self.pixels(item)
+                with network.waiting() if network else nullcontext():
+                    held.enter_context(budget.take(pixels))
+                _check_memory(pixels)
+                image = self.read(item)
+                prepared = self.predictor.prepare(image.pixels)
+                if network:
+                    estimate = network.estimate(prepared)
+                else:
+                    (estimate,) = self.predictor.estimate([prepared])
+                self.write(item, bounded(self.predictor.finish(estimate), image.alpha), image)
         # ValueErrors are ours, or pymatting's when the colours of an image defeat its solver.
-        except (OSError, ValueError, MemoryError) as error:
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
             if isinstance(cause, OSError) and cause.errno in _NO_POINT_IN_GOING_ON:
                 raise Stop(reason(error)) from error
-            self.fail(found.item, error)
+            self.fail(item, error)
+
+
+class _Batches:
+    """Images that wait for the network, which runs in one thread, until there are enough of one
+    working size or until every thread waits, so that nobody could bring another."""
+
+    def __init__(self, predictor: Predictor, batch_size: int, threads: int) -> None:
+        self._predictor = predictor
+        self._batch_size = batch_size
+        self._threads = threads
+        self._busy = threads
+        self._groups: dict[torch.Size, list[tuple[Prepared, Future[Estimate]]]] = {}
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def estimate(self, prepared: Prepared) -> Estimate:
+        """Waits for it; raises what `Predictor.estimate` raises."""
+        future: Future[Estimate] = Future()
+        with self._changed:
+            self._groups.setdefault(prepared.tensor.shape, []).append((prepared, future))
+            self._busy -= 1
+            self._changed.notify_all()
+        return future.result()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While its thread waits for something else, which another thread has to end."""
+        with self._changed:
+            self._busy -= 1
+            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy += 1
+
+    def leave(self) -> None:
+        """A thread has ended; the last one ends `run`."""
+        with self._changed:
+            self._threads -= 1
+            self._busy -= 1
+            self._closed |= not self._threads
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let go of whoever still waits."""
+        with self._changed:
+            self._closed = True
+            for _, future in itertools.chain(*self._groups.values()):
+                future.cancel()
+            self._changed.notify_all()
+
+    def run(self) -> None:
+        """The network's thread."""
+        while batch := self._next():
+            images, futures = zip(*batch, strict=True)
+            try:
+                estimates = self._predictor.estimate(images)
+            except Exception as error:  # each thread tells of its own image
+                for future in futures:
+                    future.set_exception(error)
+                continue
+            for future, estimate in zip(futures, estimates, strict=True):
+                future.set_result(estimate)
+
+    def _next(self) -> "list[tuple[Prepared, Future[Estimate]]]":
+        """The largest group, once it is full or nobody could add to it; empty once closed."""
+        with self._changed:
+            while not self._closed:
+                size = max(self._groups, key=lambda size: len(self._groups[size]), default=None)
+                if size and (len(self._groups[size]) >= self._batch_size or self._busy == 0):
+                    group = self._groups.pop(size)
+                    batch, rest = group[: self._batch_size], group[self._batch_size :]
+                    if rest:
+                        self._groups[size] = rest
+                    self._busy += len(batch)
+                    return batch
+                self._changed.wait()
+        return []
+
+
+def bounded(matte: Matte, source_alpha: NDArray[Any] | None) -> Matte:
+    """Nothing of the matte where the image itself is transparent."""
+    if source_alpha is None:
+        return matte
+    return replace(matte, alpha=np.minimum(matte.alpha, to_unit(source_alpha)))
+
+
+def shows_nobody(matte: Matte) -> bool:
+    """Whether no pixel of it is mostly somebody."""
+    return bool(matte.alpha.max(initial=0) < 0.5)
+
+
+def count_pixels(file: str | os.PathLike[str] | BinaryIO) -> int:
+    """By the header alone; 0 if it says nothing, as of files that cannot be read."""
+    try:
+        with Image.open(file) as image:
+            return image.width * image.height
+    except Exception:  # decoding will tell why
+        return 0
+
+
+def _check_memory(pixels: int) -> None:
+    needed, free = pixels * BYTES_PER_PIXEL, available_memory()
+    if free is not None and needed > free and pixels > PIXELS_PER_WORKER:
+        raise ImageError(
+            f"its {pixels / 1e6:.0f} megapixels need about {needed / 1e9:.1f} GB of memory, "
+            f"{free / 1e9:.1f} GB are free: scale it down, or close other programs"
+        )
 
 
 def reason(error: Exception) -> str:
     """In one line; the system's own errors without their numbers."""
     if isinstance(error, OSError) and error.strerror:
         return one_line(": ".join(filter(None, [error.filename, error.strerror])))
-    if isinstance(error, MemoryError):
-        return "not enough memory to estimate its foreground: use another method for that"
-    return one_line(str(error))
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and is_out_of_memory(error)
+    ):
+        return "not enough memory: scale it down, or run with --workers 1"
+    return one_line(str(error)) or type(error).__name__
 
 
 def failure(name: str, error: Exception) -> str:

@@ -1,19 +1,26 @@
 """What a folder job will read and write, settled before anything heavy is loaded."""
 
+import glob
 import os
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
-from portraitmatting.choices import KINDS
-from portraitmatting.errors import PortraitmattingError
-from portraitmatting.images.encode import SIXTEEN_BIT, WRITABLE
+from portraitmatting.atomic import check_replaceable
+from portraitmatting.choices import BITS, DEEP_FORMATS, FORMATS, KINDS, OPAQUE_FORMATS
+from portraitmatting.errors import PortraitmattingError, one_line
+from portraitmatting.folder.names import existing, folds_names, result_names
 from portraitmatting.images.files import list_images
 from portraitmatting.images.kinds import READABLE
 
-_WITHOUT_TRANSPARENCY = (".jpg", ".jpeg")
-_FOLDS_CASE = sys.platform in ("darwin", "win32")
+VIDEOS = frozenset({
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".ts",
+    ".mts", ".m2ts", ".3gp", ".ogv",
+})  # fmt: skip
+
+Source = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -29,92 +36,209 @@ class Plan:
     suffix: str
     bits: int | None
     """8 or 16 per channel; None for as many as the source has and the format holds."""
+    names: dict[Path, Path] = field(default_factory=dict)
+    """Results' names of the sources that keep their own suffix, since they share a name."""
+    unread: Counter[str] = field(default_factory=Counter)
+    """Suffixes of files that seem to be images and cannot be read, and how many there are."""
 
     def target(self, source: Path, kind: str) -> Path:
         """Where `kind` of the image at the relative path `source` is written."""
-        return self.output / kind / source.with_suffix(self.suffix)
+        return self.output / kind / self.name(source)
+
+    def name(self, source: Path) -> Path:
+        """The path of its results below the folder of each kind."""
+        return self.names.get(source) or source.with_suffix(self.suffix)
+
+    def remarks(self) -> list[str]:
+        """Lines for people about what they may not expect of the results."""
+        if not self.names:
+            return []
+        source, name = next(iter(self.names.items()))
+        return [
+            f"{len(self.names)} images share a name with another: their results keep the suffix "
+            f"({one_line(str(source))} becomes {one_line(str(name))})"
+        ]
 
 
 def plan_folder(
-    source: str | os.PathLike[str],
-    output: str | os.PathLike[str] = "mattes",
+    source: Source | Sequence[Source],
+    output: Source = "mattes",
     kinds: Sequence[str] = ("alpha", "rgba"),
     image_format: str = "png",
     bits: int | None = None,
+    may_be_empty: bool = False,
 ) -> Plan:
-    """Look through the folder `source` (or take a single file) and settle every result's place.
+    """Find the images and settle every result's place.
 
-    `kinds` are any of `KINDS`; `image_format` is "png", "webp", "tiff" or "jpg".
-    Raises `PortraitmattingError` if there is nothing to do, if two sources would write one file,
-    if a result could overwrite a source, or if the format cannot hold what is asked for.
+    Args:
+        source: a folder, searched with its subfolders, or an image; or several, also patterns
+            such as "*.jpg". Results of one folder mirror its tree, those of several sources the
+            tree below the folder that they have in common.
+        output: the folder for results.
+        kinds: any of `KINDS`.
+        image_format: "png", "webp", "tiff" or "jpg".
+        bits: 8 or 16 per channel; None for as many as each image has.
+        may_be_empty: whether a folder without images is right, as one that is watched.
+
+    Raises `PortraitmattingError` if there is nothing to do, if a result could overwrite a source,
+    or if the format cannot hold what is asked for.
     """
+    if not str(output).strip():
+        raise PortraitmattingError("the output is an empty name: give a folder")
     plan = plan_results(output, kinds, image_format, bits)
-    root, sources = _find(Path(source), plan.output)
-    plan = replace(plan, root=root, sources=sources)
+    several = isinstance(source, Sequence) and not isinstance(source, str)
+    root, sources, unread = _find(
+        expand(source if several else [source]), plan.output, may_be_empty
+    )
+    names = result_names(sources, plan.suffix, cache(lambda: folds_names(plan.output)))
+    plan = replace(plan, root=root, sources=sources, names=names, unread=unread)
     check_output(plan)
-    check_names(plan)
     return plan
 
 
 def plan_results(
-    output: str | os.PathLike[str],
+    output: Source,
     kinds: Sequence[str] = ("alpha", "rgba"),
     image_format: str = "png",
     bits: int | None = None,
 ) -> Plan:
     """A plan without sources yet: what is written, and how. Raises `PortraitmattingError`."""
-    suffix = f".{image_format.lower().lstrip('.')}"
-    if suffix not in WRITABLE:
-        known = ", ".join(sorted(s.lstrip(".") for s in WRITABLE))
-        raise PortraitmattingError(f"unknown format {image_format!r}: use one of {known}")
+    format_name = image_format.lower().lstrip(".")
+    if format_name not in FORMATS:
+        raise PortraitmattingError(
+            f"unknown format {image_format!r}: use one of {', '.join(sorted(FORMATS))}"
+        )
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise PortraitmattingError(f"unknown output {unknown[0]!r}: use any of {', '.join(KINDS)}")
-    if "rgba" in kinds and suffix in _WITHOUT_TRANSPARENCY:
-        raise PortraitmattingError("JPEG has no transparency, rgba needs it: use png, webp or tiff")
-    if bits not in (None, 8, 16):
+    if "rgba" in kinds and format_name in OPAQUE_FORMATS:
+        raise PortraitmattingError(
+            "JPEG has no transparency, rgba needs it: use png, webp or tiff, or leave rgba out, as "
+            "in --output alpha composite"
+        )
+    if bits is not None and bits not in BITS:
         raise PortraitmattingError(f"{bits} bits per channel: use 8 or 16")
-    if bits == 16 and suffix not in SIXTEEN_BIT:
+    if bits == 16 and format_name not in DEEP_FORMATS:
         raise PortraitmattingError(f"{image_format} holds 8 bits per channel: use png or tiff")
-    return Plan(Path(), [], Path(output), tuple(dict.fromkeys(kinds)), suffix, bits)
-
-
-def _find(source: Path, output: Path) -> tuple[Path, list[Path]]:
-    if os.path.isfile(source):
-        return source.parent, [Path(source.name)]
-    if not os.path.isdir(source):
-        raise PortraitmattingError(f"{source}: no such file or folder")
-    if os.path.realpath(source) == os.path.realpath(output):
-        raise PortraitmattingError(f"{output}: is the input folder too; choose another output")
-    sources = list_images(source, exclude=output)
-    if not sources:
-        known = " ".join(sorted(READABLE))
-        raise PortraitmattingError(f"{source}: no images found in it (looked for {known})")
-    return source, sources
+    return Plan(Path(), [], Path(output), tuple(dict.fromkeys(kinds)), f".{format_name}", bits)
 
 
 def check_output(plan: Plan) -> None:
     """No source may lie, by whatever links, where results are written."""
     if os.path.exists(plan.output) and not os.path.isdir(plan.output):
         raise PortraitmattingError(f"{plan.output}: is no folder; choose another output")
-    folders = [Path(os.path.realpath(plan.output / kind)) for kind in plan.kinds]
+    folders = [os.path.join(os.path.realpath(plan.output / kind), "") for kind in plan.kinds]
     for source in plan.sources:
-        above = Path(os.path.realpath(plan.root / source)).parents
-        if any(folder in above for folder in folders):
+        real = os.path.realpath(plan.root / source)
+        if any(real.startswith(folder) for folder in folders):
             raise PortraitmattingError(
                 f"{plan.root / source}: lies among the results in {plan.output}, which could "
                 "overwrite it; choose another output"
             )
 
 
-def check_names(plan: Plan) -> None:
-    """No two sources may be written as one file, as a.jpg and a.png would be."""
-    taken: dict[str, Path] = {}
-    for source in plan.sources:
-        place = source.with_suffix(plan.suffix)
-        name = str(place).casefold() if _FOLDS_CASE else str(place)
-        other = taken.setdefault(name, source)
-        if other is not source:
+def check_writable(plan: Plan) -> None:
+    """Prove that results can be written, before the work; leaves nothing behind. Raises
+    `PortraitmattingError`."""
+    for folder in (plan.output, *(plan.output / kind for kind in plan.kinds)):
+        try:
+            check_replaceable(existing(folder) / f"result{plan.suffix}")
+        except OSError as error:
             raise PortraitmattingError(
-                f"{plan.root / other} and {source.name} would both be written as {place}: "
-                "rename one of them, or run them apart"
+                f"{one_line(str(folder))}: cannot write there ({error.strerror}): choose another "
+                "output"
+            ) from error
+
+
+def expand(sources: Iterable[Source]) -> list[Path]:
+    """Patterns that no shell has expanded, as on Windows, become the files that they match."""
+    paths: list[Path] = []
+    for source in sources:
+        name = os.fspath(source)
+        if not name.strip():
+            raise PortraitmattingError("the input is an empty name: give a folder or an image")
+        if "\0" in name:
+            raise PortraitmattingError(f"{one_line(name)}: no name of a file")
+        if glob.has_magic(name) and not os.path.lexists(name):
+            matches = sorted(glob.glob(name, recursive=True))
+            if not matches:
+                raise PortraitmattingError(f"{one_line(name)}: no file matches this pattern")
+            paths += map(Path, matches)
+        else:
+            paths.append(Path(source))
+    if not paths:
+        raise PortraitmattingError("no input: give a folder or an image")
+    return paths
+
+
+def _find(
+    inputs: list[Path], output: Path, may_be_empty: bool
+) -> tuple[Path, list[Path], Counter[str]]:
+    """The root, the images relative to it, and the suffixes of what looks like one."""
+    images: dict[Path, None] = {}
+    unread: Counter[str] = Counter()
+    root = _root(inputs)
+    for source in inputs:
+        if os.path.isfile(source):
+            refuse_video(source)
+            images[Path(os.path.relpath(source, root))] = None
+            continue
+        if not os.path.isdir(source):
+            raise PortraitmattingError(f"{one_line(str(source))}: no such file or folder")
+        if os.path.realpath(source) == os.path.realpath(output):
+            raise PortraitmattingError(
+                f"{one_line(str(output))}: is the input folder too; choose another output"
             )
+        below = Path(os.path.relpath(source, root))
+        for path in list_images(source, output, unread, skip_results=True):
+            images[below / path] = None
+    if not images and not may_be_empty:
+        where = one_line(str(inputs[0])) if len(inputs) == 1 else "the inputs"
+        if not unread and any(map(_holds_video, inputs)):
+            raise PortraitmattingError(f"{where}: videos but no images: use eval_webcam.py")
+        raise PortraitmattingError(nothing_found(where, unread))
+    return root, sorted(images), unread
+
+
+def _root(inputs: list[Path]) -> Path:
+    """What results' names are relative to: the one folder, or the one that all inputs share."""
+    folders = [path if os.path.isdir(path) else path.parent for path in inputs]
+    if len(folders) == 1:
+        return folders[0]
+    names = [os.path.normpath(folder) for folder in folders]
+    if any(os.path.isabs(name) or name.startswith(os.pardir) for name in names):
+        names = [os.path.abspath(name) for name in names]
+    try:
+        return Path(os.path.commonpath([os.path.join(name, "") for name in names]))
+    except ValueError:
+        raise PortraitmattingError(
+            "the inputs are on several drives: give each drive a call of its own"
+        ) from None
+
+
+def refuse_video(source: Path) -> None:
+    if source.suffix.lower() in VIDEOS:
+        name = one_line(str(source))
+        raise PortraitmattingError(
+            f"{name}: is a video, not an image: python eval_webcam.py {name} -o out.mp4"
+        )
+
+
+def nothing_found(where: str, unread: Counter[str]) -> str:
+    """Why there is nothing to do, and the way out."""
+    if unread:
+        return f"{where}: {describe_unread(unread)}, and no other images in it: convert them first"
+    known = " ".join(sorted(READABLE))
+    return f"{where}: no images found in it (looked for {known})"
+
+
+def _holds_video(folder: Path) -> bool:
+    return any(
+        os.path.splitext(name)[1].lower() in VIDEOS
+        for _, _, names in os.walk(folder)
+        for name in names
+    )
+
+
+def describe_unread(unread: Counter[str]) -> str:
+    """ "3 not read: .cr2, .psd"."""
+    return f"{sum(unread.values())} not read: {', '.join(sorted(unread))}"

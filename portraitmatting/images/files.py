@@ -12,11 +12,15 @@ from typing import Any
 from numpy.typing import NDArray
 
 from portraitmatting.atomic import atomic_path
+from portraitmatting.choices import KINDS
 from portraitmatting.errors import ImageError, one_line
 from portraitmatting.images.decode import DecodedImage, decode
 from portraitmatting.images.encode import encode_image
 from portraitmatting.images.kinds import READABLE, unread_kind
 from portraitmatting.images.metadata import Metadata
+
+JOURNAL, RECORDS = ".portraitmatting.jsonl", ".portraitmatting"
+"""What a folder job and a distributed one keep beside the folders of their results."""
 
 
 def read_image(path: str | os.PathLike[str]) -> DecodedImage:
@@ -73,22 +77,26 @@ def list_images(
     folder: str | os.PathLike[str],
     exclude: str | os.PathLike[str] | None = None,
     unread: Counter[str] | None = None,
+    skip_results: bool = False,
 ) -> list[Path]:
     """The images below `folder`, by suffix, as sorted paths relative to it.
 
-    Hidden names are left out, and so is the folder `exclude` (an output folder inside the input).
-    Symlinks are followed, but each real folder is visited once, so that loops end. Dangling links
-    are listed: reading them tells the user. Image files of kinds that are not read are counted in
+    Hidden names are left out, and so is the folder `exclude` (an output folder inside the input);
+    with `skip_results` also the folders in which a job keeps results, beside its journal. Symlinks
+    are followed, but each real folder is visited once, so that loops end. Dangling links are
+    listed: reading them tells the user. Image files of kinds that are not read are counted in
     `unread`, if given, by suffix as `unread_kind` names them. Raises ImageError where a folder
     cannot be listed.
     """
-    return sorted(path for paths in walk_images(folder, exclude, unread) for path in paths)
+    walk = walk_images(folder, exclude, unread, skip_results)
+    return sorted(path for paths in walk for path in paths)
 
 
 def walk_images(
     folder: str | os.PathLike[str],
     exclude: str | os.PathLike[str] | None = None,
     unread: Counter[str] | None = None,
+    skip_results: bool = False,
 ) -> Iterator[list[Path]]:
     """What `list_images` lists, while it is looked for: one real folder's images at a time."""
     root = Path(folder)
@@ -100,7 +108,7 @@ def walk_images(
         if identity in visited:
             continue
         visited.add(identity)
-        folders, paths = _list_folder(root, below, unread)
+        folders, paths = _list_folder(root, below, unread, skip_results)
         if paths:
             yield paths
         waiting += reversed(folders)
@@ -117,7 +125,7 @@ def _identity(folder: str | os.PathLike[str]) -> tuple[int, int] | str:
 
 
 def _list_folder(
-    root: Path, below: Path, unread: Counter[str] | None
+    root: Path, below: Path, unread: Counter[str] | None, skip_results: bool
 ) -> tuple[list[Path], list[Path]]:
     """The folders and the images in one folder, sorted, relative to `root`."""
     try:
@@ -127,10 +135,11 @@ def _list_folder(
         raise ImageError(
             f"{one_line(str(root / below))}: cannot be listed: {error.strerror}: check the path"
         ) from error
+    holds_results = skip_results and any(entry.name in (JOURNAL, RECORDS) for entry in entries)
     folders: list[Path] = []
     paths: list[Path] = []
     for entry in entries:
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or (holds_results and entry.name in KINDS):
             continue
         path = below / entry.name
         if os.path.isdir(entry.path):
