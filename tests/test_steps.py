@@ -87,15 +87,16 @@ def test_elsewhere_copies_wait(tiny_predictor, photo, monkeypatch):
     assert estimate.arrived is None
 
 
-def test_in_a_folder_job_the_networks_thread_runs_nothing_but_the_network(
-    tiny_predictor, photo, tmp_path, monkeypatch
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_folder_job_has_a_thread_for_each_image_and_one_for_batches(
+    tiny_predictor, photo, tmp_path, monkeypatch, batch_size
 ):
     threads: dict[str, set[str]] = {}
     for step in ("prepare", "estimate", "finish"):
         original = getattr(Predictor, step)
 
         def watched(self, item, step=step, original=original):
-            threads.setdefault(step, set()).add(threading.current_thread().name.split("_")[0])
+            threads.setdefault(step, set()).add(threading.current_thread().name)
             return original(self, item)
 
         monkeypatch.setattr(Predictor, step, watched)
@@ -103,9 +104,14 @@ def test_in_a_folder_job_the_networks_thread_runs_nothing_but_the_network(
     for number in range(3):
         write_image(tmp_path / "photos" / f"{number}.png", photo)
     plan = plan_folder(tmp_path / "photos", tmp_path / "mattes", ["alpha"])
-    assert matte_folder(plan, tiny_predictor, ResultOptions(foreground="none")).done == 3
-    here = threading.current_thread().name.split("_")[0]
-    assert threads == {"prepare": {"reader"}, "estimate": {here}, "finish": {"writer"}}
+    options = ResultOptions(foreground="none")
+    assert matte_folder(plan, tiny_predictor, options, batch_size, workers=2).done == 3
+    assert threads["prepare"] == threads["finish"]
+    if batch_size == 1:
+        assert threads["estimate"] == threads["prepare"]
+    else:
+        assert len(threads["estimate"]) == 1
+        assert not threads["estimate"] & threads["prepare"]
 
 
 def test_compile_runs_what_torch_compile_gives(tiny_model, photo, monkeypatch):

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,8 @@ def _folder(
         watched = [Path(name) for name in inputs if os.path.isdir(name)]
         if not watched:
             raise PortraitmattingError(f"{inputs[0]}: no folder, which --watch needs")
+        if find_spec("watchdog") is None:
+            raise PortraitmattingError('--watch needs watchdog: pip install -e ".[watch]"')
 
     def look() -> Plan:
         return plan_folder(source, may_be_empty=bool(options.watch), **planned)

@@ -4,12 +4,14 @@ import errno
 import hashlib
 import json
 import os
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from portraitmatting.atomic import make_folders
 from portraitmatting.errors import PortraitmattingError, one_line
+from portraitmatting.folder.names import folded, folds_names
 from portraitmatting.images.files import JOURNAL as NAME
 
 _NETWORK = "network"
@@ -117,7 +119,18 @@ class Journal:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _key(self, result: Path) -> str:
-        return os.fspath(result.relative_to(self._output))
+        """The result's path relative to the output, as an earlier run may have spelled it."""
+        key = os.fspath(result.relative_to(self._output))
+        other = self._spellings.get(folded(key), key)
+        return other if other != key and key not in self._entries and self._folds else key
+
+    @cached_property
+    def _spellings(self) -> dict[str, str]:
+        return {folded(key): key for key in self._entries}
+
+    @cached_property
+    def _folds(self) -> bool:
+        return folds_names(self._output)
 
 
 def state_of(source: Path) -> str:

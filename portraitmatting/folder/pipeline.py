@@ -205,8 +205,8 @@ def bounded(matte: Matte, source_alpha: NDArray[Any] | None) -> Matte:
 
 
 def shows_nobody(matte: Matte) -> bool:
-    """Whether no pixel of it is mostly somebody."""
-    return bool(matte.alpha.max(initial=0) < 0.5)
+    """Whether next to no pixel of it is mostly somebody."""
+    return bool(np.count_nonzero(matte.alpha > 0.5) < 1e-4 * matte.alpha.size)
 
 
 def count_pixels(file: str | os.PathLike[str] | BinaryIO) -> int:

@@ -30,7 +30,7 @@ class Summary:
     """Why not every image was tried, in one line: Ctrl-C, or an output disk that is full."""
     interrupted: bool = False
     """Whether it was Ctrl-C."""
-    empty: list[Path] = field(default_factory=list)
+    empty: list[Path] = field(default_factory=list, compare=False)
     """Images in whose matte nobody is."""
     unread: Counter[str] = field(default_factory=Counter)
     """Suffixes of files that seem to be images and cannot be read."""

@@ -38,7 +38,7 @@ def watch(folders: list[Path], plan: Callable[[], Plan], run: Callable[[Plan], S
     """
     changes = _Changes(plan().output)
     observer = Observer()
-    total, failed, seen = Summary(), dict[Path, str](), dict[Path, str]()
+    total, failed, seen = Summary(), dict[Path, str](), dict[Path, tuple[str, float]]()
     try:
         for folder in folders:
             observer.schedule(changes, str(folder), recursive=True)
@@ -53,11 +53,16 @@ def watch(folders: list[Path], plan: Callable[[], Plan], run: Callable[[Plan], S
             changes.seen.clear()
             found = plan()
             states = {source: state_of(found.root / source) for source in found.sources}
-            settled = [s for s in states if _is_settled(found.root / s, states[s], seen.get(s))]
-            seen = states
+            now = time.monotonic()
+            seen = {
+                source: seen[source] if seen.get(source, ("", now))[0] == state else (state, now)
+                for source, state in states.items()
+            }
+            settled = [s for s in seen if _is_settled(found.root / s, now - seen[s][1])]
             todo = [source for source in settled if failed.get(source) != states[source]]
             summary = run(replace(found, sources=todo))
             failed |= {source: states[source] for source in summary.failed}
+            total.failed = {s: why for s, why in total.failed.items() if s not in todo}
             _add(total, summary)
             changes.seen.wait(_SETTLING if len(settled) < len(states) else None)
     except KeyboardInterrupt:
@@ -69,11 +74,11 @@ def watch(folders: list[Path], plan: Callable[[], Plan], run: Callable[[Plan], S
     return total
 
 
-def _is_settled(path: Path, state: str, before: str | None) -> bool:
-    """It was the same at the last look, or has not changed for a while."""
+def _is_settled(path: Path, unchanged: float) -> bool:
+    """Whether it has not changed for a while, by our own clock or by the file's."""
     with suppress(OSError):
-        return state == before or time.time() - path.stat().st_mtime > _SETTLING
-    return False
+        return unchanged > _SETTLING or time.time() - path.stat().st_mtime > _SETTLING
+    return True  # gone, which reading it will tell
 
 
 def _add(total: Summary, summary: Summary) -> None:
