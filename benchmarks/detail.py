@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from benchmarks.scenes import BACKGROUNDS, draw_portrait
 from portraitmatting.checkpoint import load_model
-from portraitmatting.evaluate.benchmark import find_benchmark, read_alpha
+from portraitmatting.evaluate.benchmark import find_benchmark
 from portraitmatting.guided_filter import guided_upsample
+from portraitmatting.images.alpha import read_alpha
 from portraitmatting.images.files import read_image
 from portraitmatting.metrics import grad, mad
 from portraitmatting.modeling.heads import fuse

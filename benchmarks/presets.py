@@ -17,8 +17,9 @@ import torch
 from tqdm import tqdm
 
 from portraitmatting import PRESETS, Predictor, load_model
-from portraitmatting.evaluate.benchmark import Benchmark, find_benchmark, read_alpha
+from portraitmatting.evaluate.benchmark import Benchmark, find_benchmark
 from portraitmatting.guided_filter import guided_upsample
+from portraitmatting.images.alpha import read_alpha
 from portraitmatting.images.files import read_image
 from portraitmatting.metrics import grad, mad
 from portraitmatting.modeling.heads import fuse

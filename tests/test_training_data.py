@@ -8,10 +8,11 @@ from PIL import Image
 
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.images.files import write_image
-from portraitmatting.training.augment import Augment, crop, degrade
-from portraitmatting.training.config import DataSource, config_from_dict
+from portraitmatting.training.augment import crop, degrade
+from portraitmatting.training.config import Augment, DataSource
 from portraitmatting.training.data import TrainingData, join, trimap_classes
-from portraitmatting.training.sources import open_source, read_cutout, soften
+from portraitmatting.training.recipe import config_from_dict
+from portraitmatting.training.sources import colours_of, open_source, read_cutout, soften
 from training_scenes import grey, photo_folder, portrait, recipe
 
 CALM = Augment(close_up=0, flip=0, rotation=0, aspect=0, colour=0, grey=0, blur=0, noise=0, jpeg=0)
@@ -27,8 +28,15 @@ def folders(tmp_path_factory):
     (root / "masks" / "image").mkdir()
     (root / "cutouts").mkdir()
     (root / "backgrounds").mkdir()
+    (root / "whole").mkdir()
     for i in range(3):
         image, alpha = portrait(i)
+        room = np.pad(alpha, 8)
+        body = np.where(
+            room[..., None] == 0, np.uint8([255, 0, 255]), np.pad(image, ((8,), (8,), (0,)))
+        )
+        Image.fromarray(np.dstack([body, room])).save(root / "whole" / f"w{i}.png")
+        Image.fromarray(np.dstack([image, alpha])).save(root / "whole" / f"cut-at-the-edge{i}.png")
         write_image(root / "masks" / "image" / f"m{i}.jpg", image)
         write_image(
             root / "masks" / "mask" / f"m{i}.png",
@@ -107,21 +115,32 @@ def test_an_error_in_a_thread_reaches_the_consumer(tmp_path):
         list(broken.batches(0, 2, range(2), threads=2))
 
 
-def test_colours_under_transparency_never_show(folders):
+@pytest.mark.parametrize("kind", ["cutouts", "scenes"])
+def test_colours_under_transparency_never_show(folders, kind):
     """The cut-outs hide magenta; backgrounds are green, people have no such hue."""
-    source = open_source(
-        DataSource("cutouts", f"{folders}/cutouts", backgrounds=f"{folders}/backgrounds")
-    )
-    for seed in range(8):
-        scene = source.draw(np.random.default_rng(seed))
-        soft = scene.alpha < 0.5
-        red, green, blue = scene.image[soft].T
+    source = {"kind": kind, "folder": f"{folders}/cutouts", "backgrounds": f"{folders}/backgrounds"}
+    if kind == "scenes":
+        source["folder"] = f"{folders}/whole"
+    samples = calm_samples(source, 12)
+    assert any(float(sample.alpha.max()) > 0.9 for sample in samples)
+    for sample in samples:
+        image, alpha = sample.image[0].numpy(), sample.alpha[0, 0].numpy()
+        red, green, blue = image[:, alpha < 0.5]
         assert (np.minimum(red, blue) - green).max() < 0.35
-        back = scene.image[scene.alpha == 0]
-        assert (back[:, 1] > 0.2).all() and (back[:, [0, 2]] == 0).all()
+        back = image[:, alpha == 0]
+        assert (back[1] > 0.2).all() and (back[[0, 2]] < 1e-5).all()
 
 
-def test_cutouts_keep_their_colours_where_opaque_and_stand_on_the_lower_edge(folders):
+def calm_samples(source: dict, count: int, side: int = 64):
+    still = dict.fromkeys(
+        ("close_up", "flip", "rotation", "aspect", "colour", "grey", "blur", "noise", "jpeg"), 0
+    )
+    values = recipe("", data=[source], augment=still, sizes=[[0, side]])
+    one = TrainingData(config_from_dict(values))
+    return [one.sample(step, 0) for step in range(count)]
+
+
+def test_cutouts_stand_on_the_lower_edge(folders):
     source = open_source(
         DataSource("cutouts", f"{folders}/cutouts", backgrounds=f"{folders}/backgrounds")
     )
@@ -133,12 +152,51 @@ def test_cutouts_keep_their_colours_where_opaque_and_stand_on_the_lower_edge(fol
 
 
 def test_a_replaced_background_leaves_person_and_matte(folders):
-    source = open_source(
-        DataSource("photos", f"{folders}/photos", backgrounds=f"{folders}/backgrounds", replace=1)
+    source = {"kind": "photos", "folder": f"{folders}/photos", "replace": 1}
+    for sample in calm_samples(source | {"backgrounds": f"{folders}/backgrounds"}, 4):
+        outside = sample.image[0].numpy()[:, sample.alpha[0, 0].numpy() == 0]
+        assert " over " in sample.names[0] and (outside[[0, 2]] < 0.01).all()
+
+
+def test_new_backgrounds_leave_no_halo_of_the_old_one(folders):
+    """The multi-level estimate at crop size: a soft edge mixes person and new background only."""
+    _, alpha = portrait(0, 64, 64)
+    alpha = alpha.astype(np.float32) / 255
+    person, old = np.float32([0.9, 0.2, 0.2]), np.float32([0.2, 0.2, 0.9])
+    image = alpha[..., None] * person + (1 - alpha[..., None]) * old
+    colours, _ = colours_of(image, alpha, "ml", NoLuck())
+    soft = (alpha > 0.2) & (alpha < 0.9)
+    assert np.abs(colours[soft] - person).max() < 0.05
+
+
+class NoLuck:
+    def random(self) -> float:
+        return 1.0
+
+
+def test_scenes_hold_whole_people_only_up_to_as_many_as_asked(folders):
+    source = DataSource(
+        "scenes", f"{folders}/whole", backgrounds=f"{folders}/backgrounds", people=3
     )
-    scene = source.draw(np.random.default_rng(0))
-    outside = scene.image[scene.alpha == 0]
-    assert " over " in scene.name and (outside[:, [0, 2]] < 0.01).all()
+    scenes = [open_source(source).draw(np.random.default_rng(seed)) for seed in range(12)]
+    assert {scene.name.count(" and ") + 1 for scene in scenes} == {1, 2, 3}
+    for scene in scenes:
+        assert "cut-at-the-edge" not in scene.name and min(scene.alpha.shape) == 480
+        assert 0 < scene.alpha.max() <= 1 and scene.alpha.mean() < 0.5
+    with pytest.raises(PortraitmattingError, match="hardly a matte stays clear"):
+        photos = DataSource("scenes", f"{folders}/photos", backgrounds=f"{folders}/backgrounds")
+        open_source(photos).draw(np.random.default_rng(0))
+
+
+def test_balanced_sources_draw_a_small_subfolder_as_often_as_a_large_one(tmp_path):
+    for name, count in (("large", 9), ("small", 1)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            write_image(tmp_path / name / f"{number}.png", np.zeros((8, 8, 3), np.uint8))
+    for balance, low, high in ((False, 2, 30), (True, 80, 120)):
+        source = open_source(DataSource("backgrounds", str(tmp_path), balance=balance))
+        names = [source.draw(np.random.default_rng(seed)).name for seed in range(200)]
+        assert low <= sum("small" in name for name in names) <= high
 
 
 def test_negatives_are_empty(folders):

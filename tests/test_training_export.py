@@ -1,6 +1,7 @@
 """From a run to a checkpoint, int8 storage included, and starting a run from what there is."""
 
 import json
+import shutil
 
 import pytest
 import timm
@@ -15,11 +16,11 @@ from portraitmatting.commands.train import main
 from portraitmatting.errors import CheckpointError, PortraitmattingError
 from portraitmatting.modeling.model import ModelConfig, PortraitMatting
 from portraitmatting.quantise import dequantise_int8, quantise_int8
-from portraitmatting.training.config import config_from_dict
-from portraitmatting.training.export_run import export_run
+from portraitmatting.training.export import export_run
+from portraitmatting.training.init_weights import initial_model
 from portraitmatting.training.loop import train
+from portraitmatting.training.recipe import config_from_dict
 from portraitmatting.training.run_directory import RunDirectory
-from portraitmatting.training.start import starting_model
 from training_scenes import photo_folder, recipe, tiny_checkpoint
 
 
@@ -30,7 +31,7 @@ def finished(tmp_path_factory):
     photos = photo_folder(root / "photos")
     start = str(tiny_checkpoint(root / "tiny.safetensors"))
     config = config_from_dict(
-        recipe(photos, start=start, steps=2, validation=str(photos), validate_every=1)
+        recipe(photos, init_from=start, steps=2, validation=str(photos), validate_every=1)
         | {"working_short_side": 96, "save_every": 2}
     )
     train(root / "run", config)
@@ -69,10 +70,22 @@ def test_no_path_of_this_machine_leaves_with_the_checkpoint(finished, tmp_path):
     assert str(finished.parent) not in text
 
 
+def test_a_run_is_exported_where_its_data_and_start_are_not(tmp_path):
+    photos = photo_folder(tmp_path / "photos")
+    start = tiny_checkpoint(tmp_path / "tiny.safetensors")
+    values = recipe(photos, init_from=str(start), steps=1, validation=str(photos))
+    train(tmp_path / "run", config_from_dict(values))
+    shutil.rmtree(photos)
+    start.unlink()
+    export_run(tmp_path / "run", tmp_path / "o.safetensors")
+    (data,) = load_model(tmp_path / "o.safetensors").checkpoint.facts["data"]
+    assert data["count"] == 4
+
+
 def test_what_cannot_be_exported_is_said(tmp_path):
     photos = photo_folder(tmp_path / "photos")
     start = str(tiny_checkpoint(tmp_path / "tiny.safetensors"))
-    train(tmp_path / "run", config_from_dict(recipe(photos, start=start, steps=1)))
+    train(tmp_path / "run", config_from_dict(recipe(photos, init_from=start, steps=1)))
     with pytest.raises(PortraitmattingError, match=r"no best\.pt.*--which last"):
         export_run(tmp_path / "run", tmp_path / "o.safetensors")
     for path in (tmp_path / "run" / "checkpoints").iterdir():
@@ -137,7 +150,7 @@ def test_timms_weights_start_the_encoder(tmp_path):
     torch.manual_seed(0)
     swin = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False)
     save_file(swin.state_dict(), tmp_path / "swin.safetensors")
-    model = starting_model(str(tmp_path / "swin.safetensors"))
+    model = initial_model(str(tmp_path / "swin.safetensors"))
     name = "attn.qkv.weight"
     ours = model.encoder.stages[2][5].state_dict()[name]
     assert torch.equal(ours, swin.layers[2].blocks[5].state_dict()[name])
@@ -150,4 +163,4 @@ def test_an_unknown_start_says_what_there_is():
     with pytest.raises(
         PortraitmattingError, match="expected scratch, default, imagenet or the path"
     ):
-        starting_model("resnet")
+        initial_model("resnet")

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import torch
 
+from portraitmatting.modeling.heads import fuse
 from portraitmatting.modeling.model import Prediction
 from portraitmatting.training.losses import (
     LossWeights,
     coverage_loss,
+    fuse_softly,
     laplacian_loss,
     masked_l1,
     matting_losses,
@@ -20,7 +22,7 @@ def batch(count: int, height: int = 32, width: int = 48):
     generator = torch.Generator().manual_seed(5)
     raw = torch.randn(count, 1, height, width, generator=generator)
     logits = torch.randn(count, 3, height, width, generator=generator)
-    coarse = [torch.randn(count, 1, height // s, width // s, generator=generator) for s in (16, 8)]
+    coarse = [torch.randn(count, 4, height // s, width // s, generator=generator) for s in (16, 8)]
     alpha = torch.rand(count, 1, height, width, generator=generator)
     trimap = torch.randint(0, 3, (count, height, width), generator=generator)
     trimap[0] = BACKGROUND  # an image with no unknown pixel at all
@@ -61,17 +63,41 @@ def test_laplacian_equals_the_difference_of_two_pyramids(height, width):
     assert laplacian_loss(*tensors).item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_coverage_is_the_share_of_a_cell_that_the_person_fills():
+def test_coverage_is_the_share_of_a_cell_that_the_person_and_the_classes_fill():
     alpha = torch.zeros(1, 1, 32, 32)
     alpha[..., :16, :8] = 1  # half of the upper left 16x16 cell
-    right = torch.logit(torch.tensor([[[[0.5, 1e-6], [1e-6, 1e-6]]]]))
-    assert coverage_loss([right], alpha).item() == pytest.approx(np.log(2) / 4, abs=1e-4)
-    assert coverage_loss([-right], alpha) > 1
+    trimap = torch.zeros(1, 32, 32, dtype=torch.int64)
+    trimap[:, :16, :8] = FOREGROUND
+    covered = torch.tensor([[[[0.5, 1e-6], [1e-6, 1e-6]]]])
+    shares = torch.cat([1 - covered, torch.full_like(covered, 1e-6), covered], dim=1)
+    right = torch.cat([torch.logit(covered), shares.log()], dim=1)
+    assert coverage_loss([right], alpha, trimap).item() == pytest.approx(np.log(2) / 4, abs=1e-4)
+    for channels in ([-1, 1, 1, 1], [1, -1, -1, -1]):
+        wrong = right * torch.tensor(channels).view(1, 4, 1, 1)
+        assert coverage_loss([wrong], alpha, trimap) > 1
+
+
+def test_the_soft_fusion_is_the_hard_one_where_the_trimap_is_sure_and_teaches_both_heads():
+    prediction, _, alpha, trimap = batch(2)
+    sure = 60 * torch.nn.functional.one_hot(trimap, 3).permute(0, 3, 1, 2).float()
+    torch.testing.assert_close(fuse_softly(prediction.alpha, sure), fuse(prediction.alpha, sure))
+    leaves = [t.clone().requires_grad_() for t in prediction]
+    torch.nn.functional.l1_loss(fuse_softly(*leaves), alpha).backward()
+    assert all(leaf.grad.abs().sum() > 0 for leaf in leaves)
+
+
+def test_coarse_training_has_the_same_rows_and_its_own_loss_only():
+    prediction, coarse, alpha, trimap = batch(2)
+    whole = matting_losses(prediction, coarse, alpha, trimap, LossWeights())
+    alone = matting_losses(None, coarse, alpha, trimap, LossWeights())
+    assert list(alone) == list(whole)
+    assert alone["total"] == alone["coarse"] == whole["coarse"] > 0
 
 
 def test_a_perfect_prediction_costs_almost_nothing():
     _, _, alpha, trimap = batch(2)
     alpha[(trimap == FOREGROUND).unsqueeze(1)] = 1
+    alpha[(trimap == BACKGROUND).unsqueeze(1)] = 0
     logits = 50 * torch.nn.functional.one_hot(trimap, 3).permute(0, 3, 1, 2).float()
     losses = matting_losses(Prediction(alpha, logits), [], alpha, trimap, LossWeights())
     assert losses["total"] < 1e-6

@@ -55,10 +55,11 @@ def recipe(photos: Path, **changes: object) -> dict[str, object]:
         "data": [{"kind": "photos", "folder": str(photos)}],
         "steps": 4,
         "batch_size": 2,
-        "sizes": [[0.0, 32]],
+        "sizes": [[0, 32]],
         "save_every": 1,
         "threads": 1,
         "device": "cpu",
+        "precision": "fp32",
     } | changes
 
 

@@ -9,56 +9,58 @@ Several GPUs: torchrun --nproc-per-node N -m portraitmatting train run RUN ...
 
 import argparse
 from dataclasses import fields
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
-from portraitmatting import choices
+from portraitmatting.choices import STORAGE
 from portraitmatting.cli import Parser, given, run
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.training.config import TrainConfig, config_from_dict, read_config
+from portraitmatting.training.config import TrainConfig
+from portraitmatting.training.recipe import RENAMED, config_from_dict, read_config
 
+_HINTS = get_type_hints(TrainConfig)
 _SCALARS = {
-    f.name: kind
-    for f in fields(TrainConfig)
-    for kind in [get_type_hints(TrainConfig)[f.name]]
+    spec: kind
+    for spec in fields(TrainConfig)
+    for kind in (get_args(_HINTS[spec.name]) or (_HINTS[spec.name],))
     if kind in (int, float, str, bool)
+    and set(get_args(_HINTS[spec.name])) <= {int, float, str, type(None)}
 }
-"""Settings that are one value each; every one is an option of the command line too."""
+"""Settings that are one value each, with its type; each is an option of the command line too."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, call, exit code."""
     options = parser().parse_args(arguments)
     if options.command == "export":
-        from portraitmatting.training.export_run import export_run
+        from portraitmatting.training.export import export_run
 
         chosen = given(options, "which", "storage", "licence")
         print(f"wrote {export_run(options.run, options.out, **chosen)}")
         return 0
-    changes = _changes(options)
-    if options.resume:
-        if changes or options.config:
-            raise PortraitmattingError(
-                "--resume goes on by the run's own recipe: leave the others out"
-            )
-        recipe = None
-    else:
-        values: dict[str, Any] = read_config(options.config) if options.config else {}
-        recipe = config_from_dict(values | changes)
+    values: dict[str, Any] = read_config(options.config) if options.config else {}
+    values |= _changes(options)
+    recipe = None if options.resume else config_from_dict(values)
 
     from portraitmatting.training.loop import train
 
-    train(options.run, recipe)
+    train(options.run, recipe, changes=values if options.resume else None)
     return 0
 
 
 def _changes(options: argparse.Namespace) -> dict[str, Any]:
-    """What the command line sets over the recipe's file."""
-    changes = given(options, *_SCALARS, "validation")
+    """What the command line sets over the recipe's file, or over a resumed run's recipe."""
+    changes = given(options, *(spec.name for spec in _SCALARS))
+    for old in given(options, *RENAMED):
+        raise PortraitmattingError(f"--{_dashed(old)} is now --{_dashed(RENAMED[old])}")
     data = [{"kind": "photos", "folder": folder} for folder in options.photos or ()]
     for folder in options.cutouts or ():
         data.append({"kind": "cutouts", "folder": folder, "backgrounds": options.over})
     data += [{"kind": "backgrounds", "folder": folder} for folder in options.backgrounds or ()]
     return changes | ({"data": data} if data else {})
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,13 +75,17 @@ def parser() -> argparse.ArgumentParser:
     start = commands.add_parser(
         "run",
         help="train in the folder RUN",
-        epilog="The settings and their defaults are in portraitmatting/training/config.py",
+        epilog="Tables of a recipe (data, losses, augment, lr_scale, sizes): docs/training.md",
     )
     start.add_argument(
         "run", metavar="RUN", help="folder of the run: new, or with --resume one to go on with"
     )
     start.add_argument("--config", metavar="TOML", help="the recipe; the options below go over it")
-    start.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    start.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the last checkpoint; --steps and --decay-steps prolong the run",
+    )
     start.add_argument(
         "--photos", action="append", metavar="DIR", help="data: holds image/ and alpha/"
     )
@@ -90,20 +96,24 @@ def parser() -> argparse.ArgumentParser:
     start.add_argument(
         "--backgrounds", action="append", metavar="DIR", help="data: images without people"
     )
-    start.add_argument(
-        "--validation", metavar="DIR", help="holds image/ and alpha/ to be scored on"
-    )
-    for name, kind in _SCALARS.items():
-        option = "--" + name.replace("_", "-")
+    for spec, kind in _SCALARS.items():
+        text = spec.metadata["help"]
         if kind is bool:
-            start.add_argument(option, action=argparse.BooleanOptionalAction)
-        else:
-            start.add_argument(option, type=kind, metavar=kind.__name__.upper())
+            start.add_argument(
+                f"--{_dashed(spec.name)}", action=argparse.BooleanOptionalAction, help=text
+            )
+            continue
+        if spec.default is not None:
+            text += f" (default: {spec.default})"
+        metavar = "DIR" if spec.name == "validation" else kind.__name__.upper()
+        start.add_argument(f"--{_dashed(spec.name)}", type=kind, metavar=metavar, help=text)
+    for old in RENAMED:
+        start.add_argument(f"--{_dashed(old)}", dest=old, help=argparse.SUPPRESS)
     export = commands.add_parser("export", help="the averaged weights of RUN as a checkpoint OUT")
     export.add_argument("run", metavar="RUN")
     export.add_argument("out", metavar="OUT")
     export.add_argument("--which", choices=("best", "last"), help="weights (default: best)")
-    export.add_argument("--storage", choices=choices.STORAGE, help="of the weights (default: fp16)")
+    export.add_argument("--storage", choices=STORAGE, help="of the weights (default: fp16)")
     export.add_argument("--licence", help="under which the weights may be used")
     return parser
 

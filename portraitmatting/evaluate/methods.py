@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from portraitmatting.checkpoint import load_model, locate, sha256
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.evaluate.benchmark import Sample, index_by_name, read_alpha
+from portraitmatting.evaluate.benchmark import Sample, index_by_name
+from portraitmatting.images.alpha import read_alpha
 from portraitmatting.predictor import Predictor
 
 

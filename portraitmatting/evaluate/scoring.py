@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portraitmatting.errors import ImageError, PortraitmattingError
-from portraitmatting.evaluate.benchmark import Sample, read_alpha
+from portraitmatting.evaluate.benchmark import Sample
 from portraitmatting.evaluate.contact_sheet import Case, make_case
 from portraitmatting.evaluate.methods import MattingMethod
 from portraitmatting.evaluate.report import Failure, Row
+from portraitmatting.images.alpha import read_alpha
 from portraitmatting.images.files import read_image
 from portraitmatting.metrics import METRICS, dtssd_step, mad
 from portraitmatting.trimap import draw_trimap, unknown_region

@@ -1,7 +1,10 @@
 """Training: images in, a run directory out.
 
-    sources -> augment -> data -> loop -> run_directory -> export_run
-                                   ^ start, coarse, losses, parts, schedule, ema, validate
+    config, recipe -> sources -> augment -> data -> loop -> run_directory -> export
+                                                     ^ trainer: one step
+                                                       (init_weights, deep_supervision, losses,
+                                                        param_groups, schedule, runtime)
+                                                     ^ validate, data_record
 
 `portraitmatting train` is the command line.
 """

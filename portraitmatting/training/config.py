@@ -1,20 +1,24 @@
-"""The recipe of a run: plain dataclasses, from TOML or a dict and back to a dict."""
+"""The recipe of a run: plain dataclasses whose every number has a range.
 
-import os
-import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+`recipe` reads them from TOML and JSON. What is said of a setting here is also its text in
+`train run --help`.
+"""
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from portraitmatting.choices import METHODS, PRECISIONS, check_word
 from portraitmatting.errors import PortraitmattingError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+KINDS = ("photos", "cutouts", "masks", "scenes", "backgrounds")
+_MANY = 10**8
 
-KINDS = ("photos", "cutouts", "masks", "backgrounds")
+
+def setting(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
+    """A field with its help; numbers, also those in tables and lists, lie from `low` to `high`."""
+    value: dict[str, Any] = {"default_factory" if callable(default) else "default": default}
+    return field(**value, metadata={"help": text, "range": (low, high)})
 
 
 @dataclass(frozen=True)
@@ -22,27 +26,20 @@ class DataSource:
     """One folder to draw samples from; `sources` says what each kind's folder holds."""
 
     kind: str
-    """One of `KINDS`."""
     folder: str
-    weight: float = 1.0
-    """Share of the samples, against the other sources' weights."""
-    backgrounds: str | None = None
-    """Folder of images without people, to lay cut-outs over and to replace backgrounds."""
-    replace: float = 0.0
-    """Chance that a photo's background is replaced."""
-    band: float = 0.03
-    """Masks only: how far from their edge the teacher rules, as a fraction of the short side."""
+    weight: float = setting(1.0, "share of the samples, against the other sources'", 0, 1e6)
+    balance: bool = setting(False, "draw a subfolder first, so that small ones weigh as much")
+    backgrounds: str | None = setting(None, "folder of images without people")
+    replace: float = setting(0.0, "chance that a photo's background is replaced", 0, 1)
+    foreground: str = setting("ml", "estimator of the colours of people on new backgrounds")
+    band: float = setting(0.03, "masks: teacher's reach from the edge, in short sides", 0, 1)
+    people: int = setting(3, "scenes: the most people in one", 1, 10)
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise PortraitmattingError(
-                f"data kind {self.kind!r}: expected one of {', '.join(KINDS)}"
-            )
-        if self.weight < 0 or not 0 <= self.replace <= 1 or self.band < 0:
-            raise PortraitmattingError(
-                f"data {self.folder}: expected weight and band from 0, replace a chance from 0 to 1"
-            )
-        if self.backgrounds is None and (self.kind == "cutouts" or self.replace > 0):
+        _check_ranges(self, f"data {self.folder}: ")
+        check_word("data kind", self.kind, KINDS)
+        check_word(f"data {self.folder}: foreground", self.foreground, METHODS)
+        if self.backgrounds is None and (self.kind in ("cutouts", "scenes") or self.replace > 0):
             raise PortraitmattingError(
                 f"data {self.folder}: needs `backgrounds`, a folder of images"
             )
@@ -52,43 +49,34 @@ class DataSource:
 class Augment:
     """How far, and how often, a sample may depart from its source."""
 
-    close_up: float = 0.35
-    """Chance of a close crop around the upper part of the person, where the face is."""
-    smallest_crop: float = 0.35
-    """Side of the closest crop, as a fraction of the whole scene's."""
-    flip: float = 0.5
-    rotation: float = 12.0
-    """Degrees either way."""
-    aspect: float = 0.12
-    """Widest stretch of one side against the other: 0.12 means up to 12 % either way."""
-    colour: float = 0.7
-    grey: float = 0.05
-    blur: float = 0.15
-    noise: float = 0.25
-    jpeg: float = 0.3
+    close_up: float = setting(0.35, "chance of a close crop around the face", 0, 1)
+    smallest_crop: float = setting(0.35, "side of the closest crop, of the whole scene's", 0.01, 1)
+    flip: float = setting(0.5, "chance of a mirror image", 0, 1)
+    rotation: float = setting(12.0, "greatest turn, in degrees either way", 0, 180)
+    aspect: float = setting(0.12, "greatest stretch of one side against the other", 0, 0.9)
+    colour: float = setting(0.7, "chance of another exposure, balance and contrast", 0, 1)
+    grey: float = setting(0.05, "chance of no colour", 0, 1)
+    blur: float = setting(0.15, "chance of blur", 0, 1)
+    noise: float = setting(0.25, "chance of sensor noise", 0, 1)
+    jpeg: float = setting(0.3, "chance of JPEG compression", 0, 1)
 
     def __post_init__(self) -> None:
-        for name in ("close_up", "flip", "colour", "grey", "blur", "noise", "jpeg"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise PortraitmattingError(
-                    f"augment.{name} {getattr(self, name)}: expected a chance, 0 to 1"
-                )
-        if not 0 < self.smallest_crop <= 1 or not 0 <= self.aspect < 1 or self.rotation < 0:
-            raise PortraitmattingError(
-                "augment: expected smallest_crop above 0 up to 1, aspect from 0 to below 1, "
-                "rotation from 0"
-            )
+        _check_ranges(self, "augment.")
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each loss counts; 0 leaves one out."""
+    """What each loss counts; 0 leaves one out. `losses` defines them."""
 
-    trimap: float = 1.0
-    alpha: float = 1.0
-    laplacian: float = 0.5
-    whole: float = 0.1
-    coarse: float = 0.3
+    trimap: float = setting(1.0, "cross entropy of the trimap", 0, 1000)
+    alpha: float = setting(1.0, "L1 of alpha in the unknown region", 0, 1000)
+    laplacian: float = setting(0.5, "Laplacian pyramid of alpha in the unknown region", 0, 1000)
+    whole: float = setting(0.1, "L1 of alpha everywhere", 0, 1000)
+    fusion: float = setting(1.0, "L1 of both heads' matte, fused softly", 0, 1000)
+    coarse: float = setting(0.3, "coverage at the decoder's coarse stages", 0, 1000)
+
+    def __post_init__(self) -> None:
+        _check_ranges(self, "losses.")
 
 
 @dataclass(frozen=True)
@@ -96,136 +84,98 @@ class TrainConfig:
     """Everything that decides a run's numbers, and how it reports on them."""
 
     data: tuple[DataSource, ...] = ()
-    start: str = "default"
-    """"scratch", "default" (our default checkpoint), "imagenet" (timm's Swin-T, downloaded), or
-    the path of one of our checkpoints or of timm's weights."""
-    seed: int = 0
+    init_from: str = setting(
+        "default", "first weights: scratch, default, imagenet, or a checkpoint's path"
+    )
+    seed: int = setting(0, "of all that is drawn at random", 0, 2**32 - 1)
 
-    steps: int = 1000
-    batch_size: int = 8
-    """Images per step, over all processes and accumulated pieces."""
-    accumulate: int = 1
-    """Pieces that a process works a step's images off in: less memory, the same gradient."""
-    sizes: tuple[tuple[float, int], ...] = ((0.0, 224), (0.5, 320))
-    """Progressive working size: (fraction of the run, short side from there on)."""
-    working_short_side: int | None = None
-    """What validation and the exported checkpoint use; None: the last of `sizes`."""
+    steps: int = setting(1000, "updates of the weights", 1, _MANY)
+    batch_size: int = setting(8, "images per step, over all processes and pieces", 1, 2**16)
+    grad_accum_steps: int = setting(1, "pieces of a step: less memory, same gradient", 1, 2**16)
+    sizes: tuple[tuple[int, ...], ...] = setting(
+        ((0, 224, 256, 320),), "[first step, short side, ...]: each batch draws one", 0, _MANY
+    )
+    working_short_side: int | None = setting(
+        None, "for validation and export (default: the largest of the last sizes)", 32, 4096
+    )
+    coarse_steps: int = setting(
+        0, "first steps, which train encoder, pyramid and decoder down to stride 8 only", 0, _MANY
+    )
 
-    learning_rate: float = 1e-4
-    rates: dict[str, float] = field(default_factory=dict)
-    """Factor on the learning rate by part (`parts.PARTS`), 1 where absent; 0 freezes the part."""
-    weight_decay: float = 0.01
-    warm_up: float = 0.05
-    """Fraction of the run over which the learning rate rises to its height; then a cosine."""
-    floor: float = 0.02
-    """Where the cosine ends, as a fraction of the learning rate."""
-    clip: float = 1.0
-    """Largest norm of a step's gradient."""
-    ema: float = 0.999
-    """Decay of the weights' moving average."""
+    learning_rate: float = setting(1e-4, "greatest rate", 1e-12, 10)
+    lr_scale: dict[str, float] = setting(
+        dict, "factor on the rate by part of the network; 0 freezes it", 0, 1000
+    )
+    weight_decay: float = setting(0.01, "of matrices, as AdamW has it", 0, 1)
+    warmup_steps: int = setting(0, "steps over which the rate rises", 0, _MANY)
+    decay_steps: int | None = setting(
+        None, "last steps, in which the rate falls linearly (default: a cosine over all)", 0, _MANY
+    )
+    min_lr: float = setting(0.0, "rate at the end of the fall", 0, 10)
+    clip_grad: float = setting(1.0, "greatest norm of a step's gradient", 1e-12, 1e6)
+    ema: float = setting(0.999, "decay of the averaged weights, which are scored", 0, 0.999999)
 
-    band: tuple[float, float] = (0.01, 0.05)
-    """Least and greatest radius of the trimap's unknown band, as fractions of the short side."""
+    band: tuple[float, float] = setting(
+        (0.01, 0.05), "least and greatest radius of the unknown band, in short sides", 0, 1
+    )
     losses: LossWeights = field(default_factory=LossWeights)
     augment: Augment = field(default_factory=Augment)
 
-    validation: str | None = None
-    """Folder with image/ and alpha/ that no sample is drawn from."""
-    validate_every: int = 100
-    images: int = 8
-    """How many validation mattes are kept as images each time."""
-    save_every: int = 100
-    threads: int = 2
-    """Threads that prepare samples; has no influence on the numbers."""
-    device: str = "auto"
-    precision: str = "auto"
-    """"fp32", "bf16", "fp16", or "auto": the best that a GPU has, fp32 elsewhere."""
-    tensorboard: bool = False
+    validation: str | None = setting(None, "folder with image/ and alpha/ to be scored on")
+    validate_every: int = setting(100, "steps between validations", 1, _MANY)
+    images: int = setting(8, "validation mattes kept as images each time", 0, _MANY)
+    save_every: int = setting(100, "steps between checkpoints", 1, _MANY)
+    threads: int = setting(2, "threads that prepare samples; changes no number", 1, 256)
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
+    precision: str = setting("auto", "fp32, bf16, fp16, or auto: bf16 where it is computed")
+    tensorboard: bool = setting(False, "write TensorBoard's event files, too")
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch_size",
-            "accumulate",
-            "validate_every",
-            "save_every",
-            "threads",
-        ):
-            if getattr(self, name) < 1:
-                raise PortraitmattingError(f"{name} {getattr(self, name)}: expected 1 or more")
-        starts = [start for start, _ in self.sizes]
-        if not starts or starts[0] != 0 or starts != sorted(starts):
-            raise PortraitmattingError("sizes: expected [fraction, short side] pairs from 0.0 on")
-        sides = [side for _, side in self.sizes] + [self.short_side]
-        if any(side < 32 or side % 32 for side in sides):
-            raise PortraitmattingError(f"short sides {sides}: expected multiples of 32")
-        if not 0 <= self.band[0] <= self.band[1]:
-            raise PortraitmattingError(f"band {self.band}: expected [least, greatest] from 0")
+        _check_ranges(self, "")
+        check_word("precision", self.precision, ("auto", *PRECISIONS))
+        starts = [entry[0] for entry in self.sizes if entry]
+        if starts[:1] != [0] or sorted(set(starts)) != starts or min(map(len, self.sizes)) < 2:
+            raise PortraitmattingError(
+                "sizes: expected [first step, short side, ...] entries, the first from step 0, "
+                "each later than the one before"
+            )
+        sides = [side for entry in self.sizes for side in entry[1:]] + [self.short_side]
+        if any(not 32 <= side <= 4096 or side % 32 for side in sides):
+            raise PortraitmattingError(f"short sides {sides}: expected multiples of 32 to 4096")
+        if self.band[0] > self.band[1]:
+            raise PortraitmattingError(f"band {self.band}: expected [least, greatest]")
+        if self.min_lr > self.learning_rate:
+            raise PortraitmattingError(
+                f"min_lr {self.min_lr}: expected at most learning_rate, {self.learning_rate}"
+            )
+        if self.coarse_steps and not self.losses.coarse:
+            raise PortraitmattingError("losses.coarse 0: coarse_steps would train nothing")
+        if not any(vars(self.losses).values()):
+            raise PortraitmattingError("losses: every weight is 0, nothing would learn")
 
     @property
     def short_side(self) -> int:
-        return self.sizes[-1][1] if self.working_short_side is None else self.working_short_side
+        """The working short side of validation and export."""
+        return self.working_short_side or max(self.sizes[-1][1:])
 
 
-def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A TOML file as a dict, its relative folders taken from the file's own folder."""
-    path = Path(path)
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PortraitmattingError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PortraitmattingError(f"{path}: not a TOML file ({error})") from None
-    for table in [content, *(d for d in content.get("data", ()) if isinstance(d, dict))]:
-        for key in ("folder", "backgrounds", "validation"):
-            if isinstance(table.get(key), str):
-                table[key] = str(path.parent / table[key])
-    return content
+def _check_ranges(values: Any, prefix: str) -> None:
+    for spec in fields(values):
+        low, high = spec.metadata.get("range", (None, None))
+        for name, number in _numbers(spec.name, getattr(values, spec.name)):
+            if low is not None and not low <= number <= high:  # nor is NaN
+                raise PortraitmattingError(
+                    f"{prefix}{name} {number}: expected {low:.16g} to {high:.16g}"
+                )
 
 
-def config_from_dict(values: Mapping[str, Any]) -> TrainConfig:
-    """A recipe from plain values, as TOML and JSON have them; unknown names and wrong types raise
-    `PortraitmattingError` that lists what is known."""
-    return _build(TrainConfig, values, "")
-
-
-def config_to_dict(config: TrainConfig) -> dict[str, Any]:
-    """Plain values that `config_from_dict` makes the same recipe of."""
-    return asdict(config)
-
-
-def _build(kind: Any, values: Any, where: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise PortraitmattingError(f"{where.rstrip('.')}: expected a table, got {values!r}")
-    hints = get_type_hints(kind)
-    names = [f.name for f in fields(kind)]
-    for name in values:
-        if name not in names:
-            raise PortraitmattingError(
-                f"unknown setting {where}{name}: expected one of {', '.join(names)}"
-            )
-    try:
-        return kind(**{k: _convert(hints[k], v, f"{where}{k}") for k, v in values.items()})
-    except TypeError as error:
-        raise PortraitmattingError(f"{where.rstrip('.') or 'config'}: {error}") from None
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, inner = get_origin(hint), get_args(hint)
-    if is_dataclass(hint):
-        return _build(hint, value, f"{where}.")
-    if origin is tuple and isinstance(value, list | tuple):
-        if inner[-1] is not ... and len(inner) != len(value):
-            raise PortraitmattingError(f"{where}: expected {len(inner)} values, got {value!r}")
-        kinds = [inner[0]] * len(value) if inner[-1] is ... else inner
-        return tuple(_convert(k, v, where) for k, v in zip(kinds, value, strict=True))
-    if origin is dict and isinstance(value, Mapping):
-        return {str(k): _convert(inner[1], v, f"{where}.{k}") for k, v in value.items()}
-    choices = inner if inner and origin not in (tuple, dict) else (hint,)
-    if type(value) is int and float in choices:
-        return float(value)
-    if type(value) not in choices:
-        raise PortraitmattingError(
-            f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}"
-        )
-    return value
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    """Every number in a value, with the name that a user would look for."""
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _numbers(name, item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _numbers(f"{name}.{key}", item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield name, value

@@ -1,7 +1,8 @@
 """Batches of augmented samples, each decided by (seed, step, index) and nothing else."""
 
+import itertools
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor
 
 from portraitmatting.errors import PortraitmattingError
+from portraitmatting.lookahead import lookahead
 from portraitmatting.training.augment import crop, degrade
 from portraitmatting.training.config import TrainConfig
 from portraitmatting.training.schedule import working_size
-from portraitmatting.training.sources import Source, open_source
+from portraitmatting.training.sources import Source, open_source, replace_background
 from portraitmatting.trimap import BACKGROUND, FOREGROUND, UNKNOWN, VALUES, draw_trimap
 
 _SETTLED = 0.04
@@ -49,10 +51,15 @@ class TrainingData:
         # A generator of its own for every sample: no number of threads, pieces or processes,
         # and no resume, can change what is drawn.
         rng = np.random.default_rng((self.config.seed, step, index))
-        source = self.sources[int(rng.choice(len(self.sources), p=self._shares))]
-        scene = source.draw(rng)
+        number = int(rng.choice(len(self.sources), p=self._shares))
+        scene = self.sources[number].draw(rng)
         size = working_size(self.config, step)
         image, alpha = crop(scene.image, scene.alpha, size, self.config.augment, rng)
+        if scene.background is not None:
+            # Only now: the estimate costs a tenth at this size, and its errors are those of hair
+            # as the network sees it.
+            method = self.config.data[number].foreground
+            image = replace_background(image, alpha, scene.background, method, rng)
         image = degrade(image, self.config.augment, rng)
         radius = rng.uniform(*self.config.band) * min(size)
         classes = trimap_classes(alpha, radius)
@@ -72,19 +79,17 @@ class TrainingData:
         are threads since a process forked after OpenMP or numba has run may hang or die.
         """
         pool = ThreadPoolExecutor(threads, thread_name_prefix="samples")
-        waiting: dict[int, list[Future[Batch]]] = {}
         try:
-            for step in range(first, last):
-                for future in range(step, min(step + 1 + ahead, last)):
-                    if future not in waiting:
-                        waiting[future] = [pool.submit(self.sample, future, i) for i in indices]
-                yield [future.result() for future in waiting.pop(step)]
+            places = ((step, index) for step in range(first, last) for index in indices)
+            samples = lookahead(pool, lambda p: self.sample(*p), places, ahead * len(indices))
+            for _ in range(first, last):
+                yield [future.result() for _, future in itertools.islice(samples, len(indices))]
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 def trimap_classes(alpha: np.ndarray, radius: float) -> np.ndarray:
-    """Classes of `heads` (H, W), int64, from alpha (H, W): unknown within `radius` pixels of soft
+    """Classes of `trimap` (H, W), int64, from alpha (H, W): unknown within `radius` pixels of soft
     ones."""
     settled = np.where(alpha <= _SETTLED, 0, np.where(alpha >= 1 - _SETTLED, 1, alpha))
     return _CLASSES[draw_trimap(settled.astype(np.float32), radius)]

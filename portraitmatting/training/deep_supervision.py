@@ -1,51 +1,52 @@
 """Deep supervision: heads for the decoder's coarse stages that exist in training only."""
 
-from collections.abc import Callable, Sequence
-
-import torch
 from torch import Tensor, nn
 
 from portraitmatting.modeling.model import PortraitMatting, Prediction
 
-STAGES = ("decoder.fusions.0", "decoder.fusions.1", "decoder.fusions.2")
-"""The network's supervised modules, strides 32, 16 and 8."""
+STAGES = 3
+"""How many of the decoder's stages are supervised, from the coarsest: strides 32, 16 and 8."""
+OUTPUTS = 4
+"""Of a stage's head: the logit of alpha's coverage, and the trimap's three."""
 
 
 class DeepSupervision(nn.Module):
-    """The network and one 1x1 head per supervised module; to the prediction and the heads' logits.
+    """The network, and a 1x1 head for each of the decoder's first `STAGES` stages.
 
-    `stages` name modules of `model` whose output is a map (B, C, h, w). They are read through
-    hooks, so that the network knows nothing of this. The heads are saved with the run, never
-    exported.
+    image (B, 3, H, W) -> the prediction, and each head's logits (B, `OUTPUTS`, h, w). With
+    `coarse`, what only the finer stages and the network's own heads need is not computed, and
+    there is no prediction. The heads are saved with the run, never exported.
     """
 
-    def __init__(self, model: PortraitMatting, stages: Sequence[str]) -> None:
+    def __init__(self, model: PortraitMatting) -> None:
         super().__init__()
         self.model = model
-        self._maps: dict[str, Tensor] = {}
-        self._stages = list(stages)
-        for stage in stages:
-            model.get_submodule(stage).register_forward_hook(self._keep(stage))
-        channels = self._channels()
-        self.heads = nn.ModuleList(nn.Conv2d(channels[stage], 1, 1) for stage in stages)
+        channels = model.config.decoder_channels[:STAGES]
+        self.heads = nn.ModuleList(nn.Conv2d(c, OUTPUTS, 1) for c in channels)
+        self._maps: list[Tensor] = []
+        for stage in model.decoder.fusions[:STAGES]:
+            stage.register_forward_hook(self._keep)
 
-    def _keep(self, stage: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
-            self._maps[stage] = output
+    def _keep(self, module: nn.Module, inputs: object, output: Tensor) -> None:
+        self._maps.append(output)
 
-        return hook
-
-    def _channels(self) -> dict[str, int]:
-        """Found by one look at a small black image, since no module publishes its output's."""
-        training, device = self.model.training, next(self.model.parameters()).device
-        with torch.no_grad():
-            self.model.eval()(torch.zeros(1, 3, 64, 64, device=device))
-        self.model.train(training)
-        return {stage: int(value.shape[1]) for stage, value in self._maps.items()}
-
-    def forward(self, image: Tensor) -> tuple[Prediction, list[Tensor]]:
+    def forward(
+        self, image: Tensor, coarse: bool = False
+    ) -> tuple[Prediction | None, list[Tensor]]:
         self._maps.clear()
-        prediction = self.model(image)
-        maps = [self._maps[stage] for stage in self._stages]
+        prediction = None
+        if coarse:
+            self._run_coarse(image)
+        else:
+            prediction = self.model(image)
+        logits = [head(m) for head, m in zip(self.heads, self._maps, strict=True)]
         self._maps.clear()
-        return prediction, [head(m) for head, m in zip(self.heads, maps, strict=True)]
+        return prediction, logits
+
+    def _run_coarse(self, image: Tensor) -> None:
+        """The model's own forward as far as the last supervised stage."""
+        _, *skips, last = self.model.encoder(image)
+        x = self.model.ppm(last)
+        below: list[Tensor | None] = [None, *reversed(skips)]
+        for stage, skip in zip(self.model.decoder.fusions[:STAGES], below, strict=False):
+            x = stage(x, skip)

@@ -1,6 +1,10 @@
 """The loop: steps, with validation, log and checkpoints, in a run that survives anything."""
 
 import os
+import sys
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,47 +14,86 @@ from portraitmatting.errors import PortraitmattingError
 from portraitmatting.modeling.model import PortraitMatting
 from portraitmatting.training.config import TrainConfig
 from portraitmatting.training.data import Batch, TrainingData, join
-from portraitmatting.training.interrupt import Interrupt
-from portraitmatting.training.precision import choose
-from portraitmatting.training.processes import joined
-from portraitmatting.training.reproducible import reproducible
+from portraitmatting.training.data_record import describe_change, record_data
+from portraitmatting.training.init_weights import initial_model, model_from_facts
+from portraitmatting.training.recipe import config_from_dict, config_to_dict, with_absolute_paths
 from portraitmatting.training.run_directory import RunDirectory
-from portraitmatting.training.start import model_from_facts, starting_model
-from portraitmatting.training.tensorboard import Board
+from portraitmatting.training.runtime import (
+    Interrupt,
+    choose_training_precision,
+    joined,
+    reproducible,
+)
 from portraitmatting.training.trainer import NotFinite, Trainer
 from portraitmatting.training.validate import Validation
+
+PROLONGABLE = (
+    *("steps", "decay_steps", "sizes", "validation", "validate_every", "images", "save_every"),
+    *("threads", "device", "precision", "tensorboard"),
+)
+"""Settings that a resume may change: how long a run is, and how it reports and computes."""
 
 
 def train(
     run: str | os.PathLike[str],
     config: TrainConfig | None = None,
     model: PortraitMatting | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Train in the directory `run`: anew by `config`, or without one go on with the run there.
+    """Train in the directory `run`. Under torchrun every process calls this alike.
 
-    `model` takes the place of `config.start`. Under torchrun every process calls this alike.
+    Args:
+        run: a new folder, or without a `config` one with a run to resume.
+        config: the recipe of a new run.
+        model: takes the place of `config.init_from`.
+        changes: settings of `PROLONGABLE`, for a resume.
+
     Raises `PortraitmattingError` for a recipe, a folder or a disk that cannot do, and for a loss
     that is not finite; KeyboardInterrupt after Ctrl-C, with the step's checkpoint written.
     """
     directory = RunDirectory(run)
     resumes = config is None
-    config = config or directory.config()
+    config = directory.config() if config is None else with_absolute_paths(config)
+    config = prolonged(config, changes or {})
     state = directory.latest() if resumes else None
-    precision = choose(config.device, config.precision)
+    precision = choose_training_precision(config.device, config.precision)
     with joined(precision.device) as processes, reproducible(precision.device):
         torch.manual_seed(config.seed)
         if state is not None:
             model = model_from_facts(state["facts"])
-        model = model or starting_model(config.start)
+        model = model or initial_model(config.init_from)
         loop = Loop(directory, config, Trainer(config, model, precision, processes))
         if state is not None:
             loop.restore(state)
-        if processes.first and resumes:
-            # A run that was killed before its first checkpoint starts over.
-            directory.forget_after(-1 if state is None else loop.trainer.step)
-        elif processes.first:
-            directory.create(config)  # last, so that a mistake in the recipe leaves no run behind
+        if processes.first:
+            data = record_data(config, loop.data.sources)
+            if resumes:
+                _report_change(directory.data(), data)
+                directory.remove_leftovers()
+                # A run that was killed before its first checkpoint starts over.
+                directory.forget_after(-1 if state is None else loop.trainer.step)
+                directory.describe(config, data)
+            else:
+                directory.create(config, data)  # last: a wrong recipe leaves no run behind
         loop.run()
+
+
+def prolonged(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+    """The recipe with other values of `PROLONGABLE`; a change of others is refused."""
+    changed = with_absolute_paths(config_from_dict(config_to_dict(config) | dict(changes)))
+    for spec in fields(config):
+        old, new = (getattr(c, spec.name) for c in (config, changed))
+        if old != new and spec.name not in PROLONGABLE:
+            raise PortraitmattingError(
+                f"a resumed run keeps its {spec.name}: only {', '.join(PROLONGABLE)} may change"
+            )
+    return changed
+
+
+def _report_change(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
+    change = describe_change(before, now) if before else None
+    if change:
+        print(f"{change}; from here on this is another training", file=sys.stderr)
 
 
 class Loop:
@@ -84,17 +127,27 @@ class Loop:
                 last = trainer.step == config.steps
                 if last or trainer.step % config.validate_every == 0:
                     self._validate()
-                stop = self.processes.any(interrupt.asked)
+                stop = self.processes.any(interrupt.signal is not None)
                 if last or stop or trainer.step % config.save_every == 0:
                     self._save()
                 if stop:
                     steps.close()
-                    raise KeyboardInterrupt
+                    interrupt.finish()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a checkpoint that `run` wrote."""
         self.trainer.restore(state)
         self.best = state["best"]
+        done, threads = self.trainer.step, torch.get_num_threads()
+        if done > self.config.steps:
+            raise PortraitmattingError(f"steps {self.config.steps}: the run has done {done}")
+        before = state.get("threads", threads)
+        if before != threads and self.processes.first:
+            print(
+                f"PyTorch computes with {threads} threads, until now with {before}: the numbers "
+                f"will differ in their last digits (OMP_NUM_THREADS={before} keeps them)",
+                file=sys.stderr,
+            )
 
     def _step(self, samples: list[Batch]) -> dict[str, float]:
         try:
@@ -111,12 +164,13 @@ class Loop:
         return row
 
     def _validate(self) -> None:
-        if self.validation is not None and self.processes.first:
-            trainer = self.trainer
+        trainer = self.trainer
+        # While only coarse stages are trained, what the heads give means nothing.
+        if self.validation is not None and self.processes.first and not trainer.coarse:
             scores = self.validation.run(trainer.average.model, self.directory, trainer.step)
             self._log("scores", {"step": trainer.step, **scores})
-            said = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-            tqdm.write(f"step {trainer.step}: {said}")
+            text = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+            tqdm.write(f"step {trainer.step}: {text}")
             if scores["MAD"] < self.best:
                 self.best = scores["MAD"]
                 kept = {name: trainer.state()[name] for name in ("step", "facts", "ema")}
@@ -131,5 +185,26 @@ class Loop:
 
     def _save(self) -> None:
         if self.processes.first:
-            self.directory.save(self.trainer.state() | {"best": self.best}, self.trainer.step)
+            more = {"best": self.best, "threads": torch.get_num_threads()}
+            self.directory.save(self.trainer.state() | more, self.trainer.step)
         self.processes.wait()
+
+
+class Board:
+    """The two tables as TensorBoard's curves, in RUN/tensorboard; an extra."""
+
+    def __init__(self, run: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise PortraitmattingError(
+                "tensorboard is not installed: pip install tensorboard, or leave the option out"
+            ) from None
+        self._writer = SummaryWriter(str(run / "tensorboard"))  # type: ignore[no-untyped-call]
+
+    def add(self, table: str, row: Mapping[str, Any]) -> None:
+        """A row of numbers at its `step`."""
+        for name, value in row.items():
+            if name != "step":
+                self._writer.add_scalar(f"{table}/{name}", value, row["step"])  # type: ignore[no-untyped-call]
+        self._writer.flush()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""What a prediction is blamed for.
+"""The losses of a batch.
 
 Every loss is a figure per image, averaged over the batch's images. A batch cut into pieces,
 over accumulation steps or processes, therefore gives the gradient of the whole.
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from portraitmatting.modeling.model import Prediction
 from portraitmatting.training.config import LossWeights
-from portraitmatting.trimap import UNKNOWN
+from portraitmatting.trimap import FOREGROUND, UNKNOWN
 
 
 def matting_losses(
-    prediction: Prediction,
+    prediction: Prediction | None,
     coarse: Sequence[Tensor],
     alpha: Tensor,
     trimap: Tensor,
@@ -24,20 +24,38 @@ def matting_losses(
 ) -> dict[str, Tensor]:
     """Weighted losses by name and their sum as `total`, float32 scalars.
 
-    `alpha` (B, 1, H, W) in [0, 1] and `trimap` (B, H, W), int64 classes, are the truth; `coarse`
-    holds logits (B, 1, h, w) from the decoder's stages, any number, each h, w dividing H, W.
+    Args:
+        prediction: the network's; None while only its coarse stages are trained: no loss but
+            `coarse` is above 0 then.
+        coarse: logits (B, 4, h, w) of the decoder's stages, any number; h, w divide H, W.
+        alpha: the truth, (B, 1, H, W) in [0, 1].
+        trimap: the truth, (B, H, W), int64 classes.
+        weights: 0 leaves a loss out.
     """
-    raw = prediction.alpha.float()
-    unknown = (trimap == UNKNOWN).unsqueeze(1).to(raw)
-    losses = {
-        "trimap": weights.trimap * F.cross_entropy(prediction.trimap_logits.float(), trimap),
-        "alpha": weights.alpha * masked_l1(raw, alpha, unknown),
-        "laplacian": weights.laplacian * laplacian_loss(raw, alpha, unknown),
-        "whole": weights.whole * F.l1_loss(raw, alpha),
-        "coarse": weights.coarse * coverage_loss(coarse, alpha),
-    }
+    zero = alpha.new_zeros(())
+    losses = dict.fromkeys(("trimap", "alpha", "laplacian", "whole", "fusion"), zero)
+    if prediction is not None:
+        raw, logits = prediction.alpha.float(), prediction.trimap_logits.float()
+        unknown = (trimap == UNKNOWN).unsqueeze(1).to(raw)
+        losses = {
+            "trimap": weights.trimap * F.cross_entropy(logits, trimap),
+            "alpha": weights.alpha * masked_l1(raw, alpha, unknown),
+            "laplacian": weights.laplacian * laplacian_loss(raw, alpha, unknown),
+            "whole": weights.whole * F.l1_loss(raw, alpha),
+            "fusion": weights.fusion * F.l1_loss(fuse_softly(raw, logits), alpha),
+        }
+    losses["coarse"] = weights.coarse * coverage_loss(coarse, alpha, trimap)
     losses["total"] = torch.stack(list(losses.values())).sum()
     return losses
+
+
+def fuse_softly(raw: Tensor, trimap_logits: Tensor) -> Tensor:
+    """p(foreground) + p(unknown) * alpha, which is `heads.fuse` with a gradient for both heads.
+
+    Raw alpha (B, 1, H, W) and trimap logits (B, 3, H, W) -> (B, 1, H, W) in [0, 1].
+    """
+    p = trimap_logits.softmax(dim=1)
+    return p[:, FOREGROUND, None] + p[:, UNKNOWN, None] * raw.clamp(0, 1)
 
 
 def masked_l1(predicted: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
@@ -65,16 +83,21 @@ def laplacian_loss(predicted: Tensor, truth: Tensor, mask: Tensor, levels: int =
     return (total / mask.sum(dim=(1, 2, 3)).clamp(min=1)).mean()
 
 
-def coverage_loss(coarse: Sequence[Tensor], alpha: Tensor) -> Tensor:
-    """Deep supervision: cross entropy of each map's logits with alpha averaged over its cells."""
+def coverage_loss(coarse: Sequence[Tensor], alpha: Tensor, trimap: Tensor) -> Tensor:
+    """Deep supervision: cross entropy with what covers a cell, averaged over the maps.
+
+    The first logit of a map stands for alpha's mean in the cell, the other three for the shares of
+    the trimap's classes. Shapes as in `matting_losses`.
+    """
     if not coarse:
         return alpha.new_zeros(())
-    terms = [
-        F.binary_cross_entropy_with_logits(
-            logits.float(), F.adaptive_avg_pool2d(alpha, (logits.shape[-2], logits.shape[-1]))
-        )
-        for logits in coarse
-    ]
+    classes = F.one_hot(trimap, 3).permute(0, 3, 1, 2).to(alpha)
+    terms = []
+    for logits in coarse:
+        size = (logits.shape[-2], logits.shape[-1])
+        cover, shares = (F.adaptive_avg_pool2d(truth, size) for truth in (alpha, classes))
+        terms.append(F.binary_cross_entropy_with_logits(logits[:, :1].float(), cover))
+        terms.append(F.cross_entropy(logits[:, 1:].float(), shares))
     return torch.stack(terms).mean()
 
 

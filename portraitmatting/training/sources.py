@@ -1,9 +1,9 @@
-"""Where samples come from: four kinds of folders, each a list of scenes to draw at random.
+"""Where samples come from: five kinds of folders, each a list of scenes to draw at random.
 
-A scene is an image with its matte before augmentation: RGB HWC and alpha HW, float32 in [0, 1].
+Images are RGB HWC and mattes HW, float32 in [0, 1].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from PIL import Image
 
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.foreground import estimate_foreground
+from portraitmatting.images.alpha import read_alpha
 from portraitmatting.images.files import list_images, read_image
 from portraitmatting.images.pixels import to_unit
 from portraitmatting.training.augment import recolour
@@ -21,20 +22,47 @@ from portraitmatting.training.config import DataSource
 
 Array = NDArray[np.float32]
 
+_CANVAS = 480
+"""Short side of a drawn scene of several people."""
+_CLEAR = 0.05
+"""Alpha at the border up to which a person counts as wholly inside."""
+
 
 class Scene(NamedTuple):
-    """An image, its matte, and the files they come from."""
+    """What a sample is cropped from."""
 
     image: Array
     alpha: Array
     name: str
+    """The files that it comes from."""
+    background: Array | None = None
+    """An image of any size to put behind the person once the sample is cropped."""
+
+
+DrawScene = Callable[[np.random.Generator], Scene]
 
 
 class Source(NamedTuple):
-    """A folder's images: how many, and how to draw a scene of one."""
+    """A folder's images: how many, how to draw a scene of them, and all files by folder."""
 
     size: int
-    draw: Callable[[np.random.Generator], Scene]
+    draw: DrawScene
+    files: dict[str, list[Path]]
+
+
+class _Draw:
+    """Entries to draw from: all alike, or with `balance` a subfolder first."""
+
+    def __init__(self, entries: Sequence[tuple[Path, ...]], balance: bool = False) -> None:
+        groups: dict[Path | None, list[tuple[Path, ...]]] = {}
+        for entry in entries:
+            groups.setdefault(entry[0].parent if balance else None, []).append(entry)
+        self._groups = list(groups.values())
+
+    def __call__(self, rng: np.random.Generator) -> tuple[Path, ...]:
+        few = self._groups
+        group = few[rng.integers(len(few))] if len(few) > 1 else few[0]
+        return group[rng.integers(len(group))]
 
 
 def open_source(config: DataSource) -> Source:
@@ -42,68 +70,164 @@ def open_source(config: DataSource) -> Source:
 
     `photos` holds image/NAME.* and alpha/NAME.png; `masks` holds image/NAME.*, mask/NAME.png
     (binary) and teacher/NAME.png (a matte from another model); `cutouts` and `backgrounds` hold
-    images, the former with an alpha channel, whose colours may mean nothing where it is 0.
+    images, the former with an alpha channel, whose colours may mean nothing where it is 0;
+    `scenes` holds what either `photos` or `cutouts` do.
     """
-    makers = {"photos": _photos, "masks": _masks, "cutouts": _cutouts, "backgrounds": _backgrounds}
-    return makers[config.kind](config)
+    paired_with = {"photos": ["alpha"], "masks": ["mask", "teacher"]}.get(config.kind)
+    if config.kind == "scenes" and (Path(config.folder) / "image").is_dir():
+        paired_with = ["alpha"]
+    entries: list[tuple[Path, ...]]
+    if paired_with:
+        entries = paired(config.folder, *paired_with)
+    else:
+        entries = [(path,) for path in _images(config.folder)]
+    files = {config.folder: [path for entry in entries for path in entry]}
+    behind: _Draw | None = None
+    if config.backgrounds and config.kind != "backgrounds":
+        images = _images(config.backgrounds)
+        files.setdefault(config.backgrounds, []).extend(images)
+        behind = _Draw([(path,) for path in images])
+    makers = {"photos": _photos, "masks": _masks, "cutouts": _cutouts, "scenes": _scenes}
+    maker = makers.get(config.kind, _backgrounds)
+    return Source(len(entries), maker(config, _Draw(entries, config.balance), behind), files)
 
 
-def _photos(config: DataSource) -> Source:
-    pairs = paired(config.folder, "alpha")
-    behind = _images(config.backgrounds) if config.backgrounds else []
-
+def _photos(config: DataSource, entries: _Draw, behind: _Draw | None) -> DrawScene:
     def draw(rng: np.random.Generator) -> Scene:
-        image_path, alpha_path = pairs[rng.integers(len(pairs))]
-        image = _read(image_path)
-        alpha = read_alpha(alpha_path, image.shape)
-        name = str(image_path)
+        entry = entries(rng)
+        image, alpha = read_person(entry)
         if behind and rng.random() < config.replace:
-            path = behind[rng.integers(len(behind))]
-            foreground = estimate_foreground(image, alpha, method="fast")
-            image = _over(foreground, alpha, _read(path), rng)
-            name = f"{name} over {path}"
-        return Scene(image, alpha, name)
+            (path,) = behind(rng)
+            return Scene(image, alpha, f"{entry[0]} over {path}", _read(path))
+        return Scene(image, alpha, str(entry[0]))
 
-    return Source(len(pairs), draw)
+    return draw
 
 
-def _masks(config: DataSource) -> Source:
-    triples = paired(config.folder, "mask", "teacher")
-
+def _masks(config: DataSource, entries: _Draw, behind: _Draw | None) -> DrawScene:
     def draw(rng: np.random.Generator) -> Scene:
-        image_path, mask_path, teacher_path = triples[rng.integers(len(triples))]
+        image_path, mask_path, teacher_path = entries(rng)
         image = _read(image_path)
-        mask, teacher = (read_alpha(path, image.shape) for path in (mask_path, teacher_path))
+        mask, teacher = (read_matte(path, image.shape) for path in (mask_path, teacher_path))
         return Scene(image, soften(mask, teacher, config.band), str(image_path))
 
-    return Source(len(triples), draw)
+    return draw
 
 
-def _cutouts(config: DataSource) -> Source:
-    cutouts = _images(config.folder)
-    behind = _images(str(config.backgrounds))
-
-    def draw(rng: np.random.Generator) -> Scene:
-        path, back = cutouts[rng.integers(len(cutouts))], behind[rng.integers(len(behind))]
-        image, alpha = read_cutout(path)
-        # Over black nothing is left of the colours that the cut-out's transparency hides.
-        foreground = estimate_foreground(image * alpha[..., None], alpha, method="fast")
-        foreground, alpha = _with_room(foreground, alpha, rng)
-        image = _over(foreground, alpha, _read(back), rng)
-        return Scene(image, alpha, f"{path} over {back}")
-
-    return Source(len(cutouts), draw)
-
-
-def _backgrounds(config: DataSource) -> Source:
-    paths = _images(config.folder)
+def _cutouts(config: DataSource, entries: _Draw, behind: _Draw | None) -> DrawScene:
+    assert behind is not None
 
     def draw(rng: np.random.Generator) -> Scene:
-        path = paths[rng.integers(len(paths))]
+        entry, (back,) = entries(rng), behind(rng)
+        image, alpha = _with_room(*read_person(entry), rng)
+        return Scene(image, alpha, f"{entry[0]} over {back}", _read(back))
+
+    return draw
+
+
+def _backgrounds(config: DataSource, entries: _Draw, behind: _Draw | None) -> DrawScene:
+    def draw(rng: np.random.Generator) -> Scene:
+        (path,) = entries(rng)
         image = _read(path)
         return Scene(image, np.zeros(image.shape[:2], np.float32), str(path))
 
-    return Source(len(paths), draw)
+    return draw
+
+
+def _scenes(config: DataSource, entries: _Draw, behind: _Draw | None) -> DrawScene:
+    """One to `people` people who are whole, that is, off the border, pasted smaller."""
+    assert behind is not None
+    clear: dict[Path, bool] = {}
+
+    def whole_person(rng: np.random.Generator) -> tuple[Array, Array, str]:
+        for _ in range(1000):
+            entry = entries(rng)
+            if not clear.get(entry[0], True):
+                continue
+            image, alpha = read_person(entry)
+            border = max(side.max() for side in (alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]))
+            clear[entry[0]] = bool(border <= _CLEAR and alpha.max() > 0.5)
+            if clear[entry[0]]:
+                return image, alpha, str(entry[0])
+        raise PortraitmattingError(
+            f"scenes {config.folder}: hardly a matte stays clear of its image's border: take "
+            "people who are whole, or leave this source out"
+        )
+
+    def draw(rng: np.random.Generator) -> Scene:
+        (back,) = behind(rng)
+        width, height = ((1, 1), (3, 4), (4, 3))[rng.integers(3)]
+        unit = _CANVAS / min(width, height)
+        image = random_view(_read(back), (round(height * unit), round(width * unit)), rng)
+        alpha = np.zeros(image.shape[:2], np.float32)
+        names = []
+        for _ in range(int(rng.integers(1, config.people + 1))):
+            person, matte, name = whole_person(rng)
+            _paste(image, alpha, person, matte, config.foreground, rng)
+            names.append(name)
+        return Scene(image, alpha, f"{' and '.join(names)} over {back}")
+
+    return draw
+
+
+def _paste(
+    image: Array,
+    alpha: Array,
+    person: Array,
+    matte: Array,
+    foreground: str,
+    rng: np.random.Generator,
+) -> None:
+    """Put a whole person before the scene, in place: .35 to .9 of its height, never enlarged."""
+    rows, columns = (np.flatnonzero((matte > 0).any(axis=axis)) for axis in (1, 0))
+    box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    height, width = matte[box].shape
+    wanted = min(1.0, rng.uniform(0.35, 0.9) * alpha.shape[0] / height, alpha.shape[1] / width)
+    size = (max(1, int(width * wanted)), max(1, int(height * wanted)))
+    person, matte = (
+        np.asarray(cv2.resize(a[box], size, interpolation=cv2.INTER_AREA), np.float32)
+        for a in (person, matte)
+    )
+    person, matte = colours_of(person, np.clip(matte, 0, 1), foreground, rng)
+    if rng.random() < 0.5:
+        person, matte = person[:, ::-1], matte[:, ::-1]
+    top = int(rng.uniform(0.3, 1) * (alpha.shape[0] - size[1]))
+    left = int(rng.uniform(0, 1) * (alpha.shape[1] - size[0]))
+    part = (slice(top, top + size[1]), slice(left, left + size[0]))
+    image[part] += matte[..., None] * (person - image[part])
+    alpha[part] += matte * (1 - alpha[part])
+
+
+def colours_of(
+    image: Array, alpha: Array, foreground: str, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """The person's own colours, in another light half of the time, and alpha."""
+    colours = estimate_foreground(np.clip(image, 0, 1), alpha, method=foreground)  # type: ignore[arg-type]
+    return recolour(colours, rng) if rng.random() < 0.5 else colours, alpha
+
+
+def replace_background(
+    image: Array, alpha: Array, background: Array, foreground: str, rng: np.random.Generator
+) -> Array:
+    """The person, as `colours_of` gives it, before a random view of another background."""
+    colours, _ = colours_of(image, alpha, foreground, rng)
+    behind = random_view(background, alpha.shape, rng)
+    weight = alpha[..., None]
+    return np.asarray(weight * colours + (1 - weight) * behind, np.float32)
+
+
+def random_view(image: Array, size: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """A random crop of the image at `size` (height, width), at most as large as fits."""
+    height, width = size
+    fit = min(image.shape[0] / height, image.shape[1] / width) * rng.uniform(0.5, 1.0)
+    rows, columns = max(1, int(height * fit)), max(1, int(width * fit))
+    top = int(rng.integers(image.shape[0] - rows + 1))
+    left = int(rng.integers(image.shape[1] - columns + 1))
+    part = image[top : top + rows, left : left + columns]
+    if rng.random() < 0.5:
+        part = part[:, ::-1]
+    method = cv2.INTER_AREA if fit > 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(part, (width, height), interpolation=method), np.float32)
 
 
 def soften(mask: Array, teacher: Array, band: float) -> Array:
@@ -114,29 +238,6 @@ def soften(mask: Array, teacher: Array, band: float) -> Array:
     distance = np.maximum(*(cv2.distanceTransform(m, cv2.DIST_L2, 5) for m in (solid, 1 - solid)))
     near = distance <= band * min(mask.shape)
     return np.where(near, teacher, solid).astype(np.float32)
-
-
-def _over(foreground: Array, alpha: Array, background: Array, rng: np.random.Generator) -> Array:
-    """The person, in another light half of the time, over a random view of `background`."""
-    if rng.random() < 0.5:
-        foreground = recolour(foreground, rng)
-    weight = alpha[..., None]
-    behind = _view(background, alpha.shape, rng)
-    return np.asarray(weight * foreground + (1 - weight) * behind, np.float32)
-
-
-def _view(picture: Array, size: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """A random crop of the image, of `size`'s shape, at most as large as fits."""
-    height, width = size
-    fit = min(picture.shape[0] / height, picture.shape[1] / width) * rng.uniform(0.5, 1.0)
-    rows, columns = max(1, int(height * fit)), max(1, int(width * fit))
-    top = int(rng.integers(picture.shape[0] - rows + 1))
-    left = int(rng.integers(picture.shape[1] - columns + 1))
-    part = picture[top : top + rows, left : left + columns]
-    if rng.random() < 0.5:
-        part = part[:, ::-1]
-    method = cv2.INTER_AREA if fit > 1 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(part, (width, height), interpolation=method), np.float32)
 
 
 def _with_room(image: Array, alpha: Array, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -153,38 +254,47 @@ def _with_room(image: Array, alpha: Array, rng: np.random.Generator) -> tuple[Ar
 def paired(folder: str, *others: str) -> list[tuple[Path, ...]]:
     """Every image under `folder`/image, with the PNG of its name in each of the other folders."""
     root = Path(folder)
-    images = _images(str(root / "image"))
-    found = []
-    for image in images:
+    entries = []
+    for image in _images(str(root / "image")):
         name = image.relative_to(root / "image").with_suffix(".png")
         beside = [root / other / name for other in others]
         for path in beside:
             if not path.is_file():
                 raise PortraitmattingError(f"{image} has no {path}: add it or take the image away")
-        found.append((image, *beside))
-    return found
+        entries.append((image, *beside))
+    return entries
 
 
-def read_alpha(path: Path, shape: tuple[int, ...]) -> Array:
-    """A grey image as alpha; `shape`, (H, W, ...), is that of the image it belongs to."""
-    alpha = _read(path)[..., 0]
+def read_person(entry: tuple[Path, ...]) -> tuple[Array, Array]:
+    """Image and alpha of a photo with its matte, or of a cut-out, which then lies on black."""
+    if len(entry) == 1:
+        colours, alpha = read_cutout(entry[0])
+        # On black nothing is left of the colours that its transparency hides.
+        return colours * alpha[..., None], alpha
+    image = _read(entry[0])
+    return image, read_matte(entry[1], image.shape)
+
+
+def read_matte(path: Path, shape: tuple[int, ...]) -> Array:
+    """A matte, HW; `shape`, (H, W, ...), is that of the image it belongs to."""
+    alpha = read_alpha(path)
     if alpha.shape != shape[:2]:
         sizes = [f"{w}x{h}" for h, w in (alpha.shape, shape[:2])]
         raise PortraitmattingError(
             f"{path} is {sizes[0]}, its image {sizes[1]}: resize one of them"
         )
-    return np.ascontiguousarray(alpha)
+    return alpha
 
 
 def read_cutout(path: Path) -> tuple[Array, Array]:
     """Colours and alpha of an image with transparency."""
     try:
-        with Image.open(path) as picture:
-            clear = picture.has_transparency_data
-            pixels = np.asarray(picture.convert("RGBA"))
+        with Image.open(path) as image:
+            has_alpha = image.has_transparency_data
+            pixels = np.asarray(image.convert("RGBA"))
     except OSError as error:
         raise PortraitmattingError(f"{path}: cannot be read ({error})") from None
-    if not clear:
+    if not has_alpha:
         raise PortraitmattingError(
             f"{path}: expected an image with an alpha channel, such as an RGBA PNG"
         )
@@ -196,10 +306,10 @@ def _images(folder: str) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise PortraitmattingError(f"{folder}: no such folder")
-    found = [root / path for path in list_images(root)]
-    if not found:
+    paths = [root / path for path in list_images(root)]
+    if not paths:
         raise PortraitmattingError(f"{folder}: holds no images")
-    return found
+    return paths
 
 
 def _read(path: Path) -> Array:

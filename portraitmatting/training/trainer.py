@@ -1,5 +1,6 @@
 """One step of training, and everything that it changes."""
 
+import copy
 import math
 import time
 from collections.abc import Sequence
@@ -14,15 +15,12 @@ from portraitmatting.errors import PortraitmattingError
 from portraitmatting.modeling.model import PortraitMatting
 from portraitmatting.training.config import TrainConfig
 from portraitmatting.training.data import Batch, join
-from portraitmatting.training.deep_supervision import STAGES, DeepSupervision
-from portraitmatting.training.ema import MovingAverage
+from portraitmatting.training.deep_supervision import DeepSupervision
+from portraitmatting.training.init_weights import model_facts
 from portraitmatting.training.losses import matting_losses
-from portraitmatting.training.parts import freeze, parameter_groups
-from portraitmatting.training.precision import Precision
-from portraitmatting.training.processes import Processes
-from portraitmatting.training.reproducible import seed_step
+from portraitmatting.training.param_groups import freeze, parameter_groups
+from portraitmatting.training.runtime import Precision, Processes, seed_step
 from portraitmatting.training.schedule import ema_decay, learning_rate
-from portraitmatting.training.start import model_facts
 
 
 class NotFinite(PortraitmattingError):
@@ -34,10 +32,27 @@ class NotFinite(PortraitmattingError):
         self.values = values
 
 
+class MovingAverage:
+    """The averaged weights, which validation scores and export ships: `model`, in eval mode."""
+
+    def __init__(self, model: PortraitMatting) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: PortraitMatting, decay: float) -> None:
+        """Average = decay * average + (1 - decay) * weights; what is not a float is copied."""
+        ours, theirs = self.model.state_dict(), model.state_dict()
+        for name, value in theirs.items():
+            if value.is_floating_point():
+                ours[name].lerp_(value, 1 - decay)
+            else:
+                ours[name].copy_(value)
+
+
 class Trainer:
     """The network with its coarse heads, its average, the optimiser, and the number of steps done.
 
-    It knows nothing of the network's insides: names of modules stand in `parts` and `coarse`.
+    It knows nothing of the network's insides: `param_groups` and `deep_supervision` do.
     """
 
     def __init__(
@@ -49,25 +64,32 @@ class Trainer:
     ) -> None:
         self.config, self.precision, self.processes = config, precision, processes
         self.indices = processes.share(config.batch_size)
-        if len(self.indices) % config.accumulate:
+        if len(self.indices) % config.grad_accum_steps:
             raise PortraitmattingError(
                 f"{len(self.indices)} images per process cannot be accumulated in "
-                f"{config.accumulate} equal pieces: change batch_size or accumulate"
+                f"{config.grad_accum_steps} equal pieces: change batch_size or grad_accum_steps"
             )
         self.facts = model_facts(model)
         model = model.to(precision.device).to(memory_format=torch.channels_last)
-        freeze(model, config.rates)
+        freeze(model, config.lr_scale)
         self.average = MovingAverage(model)
-        self.supervised = DeepSupervision(model, STAGES).to(precision.device).train()
+        self.supervised = DeepSupervision(model).to(precision.device).train()
         self.optimiser = torch.optim.AdamW(
-            parameter_groups(model, self.supervised.heads, config.rates, config.weight_decay),
+            parameter_groups(model, self.supervised.heads, config.lr_scale, config.weight_decay),
             lr=config.learning_rate,
         )
         self.scaler = precision.scaler()
         self.step = 0
         self.network: nn.Module = self.supervised
         if processes.count > 1:
-            self.network = DistributedDataParallel(self.supervised)
+            self.network = DistributedDataParallel(
+                self.supervised, find_unused_parameters=config.coarse_steps > 0
+            )
+
+    @property
+    def coarse(self) -> bool:
+        """Whether the next step trains the coarse stages only."""
+        return self.step < self.config.coarse_steps
 
     def state(self) -> dict[str, Any]:
         """All that `restore` needs; random numbers follow from the recipe's seed and the step."""
@@ -83,12 +105,20 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Become the trainer that `state` was taken of."""
-        self.step = state["step"]
-        self.supervised.model.load_state_dict(state["model"])
-        self.supervised.heads.load_state_dict(state["coarse"])
-        self.average.model.load_state_dict(state["ema"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.scaler.load_state_dict(state["scaler"])
+        try:
+            self.step = state["step"]
+            self.supervised.model.load_state_dict(state["model"])
+            self.supervised.heads.load_state_dict(state["coarse"])
+            self.average.model.load_state_dict(state["ema"])
+            self.optimiser.load_state_dict(state["optimiser"])
+        except (KeyError, RuntimeError, ValueError):
+            raise PortraitmattingError(
+                "the checkpoint is of another version of this package or another lr_scale: export "
+                "the run's weights and start a new run with init_from"
+            ) from None
+        # One of a run in fp32 or bf16 is empty; a scaler that starts anew soon finds its scale.
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
 
     def train_step(self, samples: Sequence[Batch]) -> dict[str, float]:
         """One update of the weights and their average, by this process's samples of the step.
@@ -99,11 +129,11 @@ class Trainer:
         config, began = self.config, time.perf_counter()
         rate = learning_rate(config, self.step)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate * group["rate"]
+            group["lr"] = rate * group["lr_scale"]
         self.optimiser.zero_grad(set_to_none=True)
         losses = self._accumulate(samples)
         self.scaler.unscale_(self.optimiser)
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_grad)
         means = self.processes.mean(torch.stack([*losses.values(), norm])).tolist()
         values = dict(zip([*losses, "gradient"], means, strict=True))
         # With fp16 an infinite gradient is the scaler's daily business: it skips the step.
@@ -120,7 +150,8 @@ class Trainer:
 
     def _accumulate(self, samples: Sequence[Batch]) -> dict[str, Tensor]:
         """The gradients of all samples, piece by piece, and the mean losses, detached."""
-        pieces, each = self.config.accumulate, len(samples) // self.config.accumulate
+        pieces = self.config.grad_accum_steps
+        each = len(samples) // pieces
         sums: dict[str, Tensor] = {}
         for number in range(pieces):
             piece = samples[number * each : (number + 1) * each]
@@ -136,7 +167,7 @@ class Trainer:
         image, alpha, trimap = (t.to(self.precision.device) for t in batch[:3])
         image = image.contiguous(memory_format=torch.channels_last)
         with self.precision.autocast():
-            prediction, coarse = self.network(image)
+            prediction, coarse = self.network(image, coarse=self.coarse)
         return matting_losses(prediction, coarse, alpha, trimap, self.config.losses)
 
     def _unsynced(self) -> AbstractContextManager[None]:

@@ -10,7 +10,7 @@ from portraitmatting.images.files import read_image
 from portraitmatting.modeling.model import PortraitMatting
 from portraitmatting.predictor import Predictor
 from portraitmatting.training.run_directory import RunDirectory
-from portraitmatting.training.sources import paired, read_alpha
+from portraitmatting.training.sources import paired, read_matte
 
 MEASURES = ("MAD", "MSE", "SAD", "IoU")
 """Of `metrics.METRICS`, over the whole image at its own size; MAD says which weights are best."""
@@ -18,7 +18,7 @@ _SHEET_SIDE = 320
 
 
 class Validation:
-    """A folder with image/ and alpha/, looked at at one working short side."""
+    """A folder with image/ and alpha/, scored at one working short side."""
 
     def __init__(self, folder: str, short_side: int, kept: int) -> None:
         self.folder, self.short_side, self.kept = Path(folder), short_side, kept
@@ -33,7 +33,7 @@ class Validation:
         rows: list[dict[str, str | float]] = []
         for number, (image_path, alpha_path) in enumerate(self.pairs):
             pixels = read_image(image_path).pixels
-            truth = read_alpha(alpha_path, pixels.shape)
+            truth = read_matte(alpha_path, pixels.shape)
             name = image_path.relative_to(self.folder / "image").as_posix()
             alpha = predictor.predict(pixels).alpha
             scores = {key: metrics.METRICS[key](alpha, truth, None) for key in MEASURES}

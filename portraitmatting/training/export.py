@@ -8,10 +8,10 @@ from typing import Any
 
 from portraitmatting.checkpoint import CheckpointInfo, save_checkpoint
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.training.config import TrainConfig, config_to_dict
+from portraitmatting.training.config import TrainConfig
+from portraitmatting.training.init_weights import model_from_facts
+from portraitmatting.training.recipe import config_to_dict
 from portraitmatting.training.run_directory import RunDirectory
-from portraitmatting.training.sources import open_source
-from portraitmatting.training.start import model_from_facts
 
 
 def export_run(
@@ -24,8 +24,14 @@ def export_run(
     """Write the averaged weights of `run`, "best" (by validation MAD) or "last", to `out`.
 
     The metadata carries the recipe, the data's folders and counts, the validation scores and the
-    working short side. `licence` defaults to that of the weights that the run started from.
-    Raises `PortraitmattingError`.
+    working short side. The data itself is not needed. Raises `PortraitmattingError`.
+
+    Args:
+        run: the run's folder.
+        out: the checkpoint, a .safetensors file.
+        which: "best" or "last".
+        storage: "fp32", "fp16" or "int8".
+        licence: defaults to that of the weights that the run started from.
     """
     directory = RunDirectory(run)
     config = directory.config()
@@ -44,7 +50,7 @@ def export_run(
         working_short_side=config.short_side,
         facts={
             "step": state["step"],
-            "data": _data(config),
+            "data": _data(directory, config),
             "scores": _scores(directory, state["step"]),
             "recipe": _recipe(config),
         },
@@ -69,20 +75,25 @@ def _weights(directory: RunDirectory, which: str) -> dict[str, Any]:
 
 def _origin(config: TrainConfig, step: int, start: CheckpointInfo | None) -> str:
     before = f"; before that: {start.origin}" if start else ""
-    name = Path(config.start).name
+    name = Path(config.init_from).name
     return f"trained from {name!r} by {step} steps of {config.batch_size}{before}"
 
 
-def _data(config: TrainConfig) -> list[dict[str, Any]]:
-    """Kind, name and number of images of every folder; whole paths would tell of the machine."""
+def _data(directory: RunDirectory, config: TrainConfig) -> list[dict[str, Any]]:
+    """Kind, name and number of images of every folder; whole paths would tell of the machine.
+
+    As they were when the run was last started: the data itself may be elsewhere by now.
+    """
+    record = directory.data() or {}
+    counts = record.get("counts", [None] * len(config.data))
     return [
         {
             "kind": source.kind,
             "name": _name(source.folder),
-            "count": open_source(source).size,
+            "count": count,
             "weight": source.weight,
         }
-        for source in config.data
+        for source, count in zip(config.data, counts, strict=True)
     ]
 
 
@@ -93,7 +104,7 @@ def _recipe(config: TrainConfig) -> dict[str, Any]:
         for key in ("folder", "backgrounds", "validation"):
             if table.get(key):
                 table[key] = _name(table[key])
-    recipe["start"] = Path(config.start).name
+    recipe["init_from"] = Path(config.init_from).name
     return json.loads(json.dumps(recipe))  # type: ignore[no-any-return]
 
 

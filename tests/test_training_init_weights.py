@@ -9,10 +9,11 @@ from torch import nn
 
 from portraitmatting.errors import CheckpointError, PortraitmattingError
 from portraitmatting.modeling.encoder import Encoder
-from portraitmatting.training.imagenet import encoder_from_timm, is_timm_swin
-from portraitmatting.training.stem import (
+from portraitmatting.training.init_weights import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    encoder_from_timm,
+    is_timm_swin,
     stem_from_patch_convolution,
 )
 

@@ -1,4 +1,4 @@
-"""The parts of the network that can learn at their own rate, as the optimiser's groups."""
+"""The parts of the network that can learn at rates of their own, as the optimiser's groups."""
 
 import re
 from collections.abc import Mapping
@@ -29,22 +29,22 @@ def part_of(name: str) -> str:
     raise PortraitmattingError(f"parameter {name} belongs to no part: add it to PARTS")
 
 
-def freeze(model: nn.Module, rates: Mapping[str, float]) -> None:
-    """Let no gradient reach the parts whose rate is 0."""
-    _check(rates)
+def freeze(model: nn.Module, lr_scale: Mapping[str, float]) -> None:
+    """Let no gradient reach the parts whose scale is 0."""
+    _check(lr_scale)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(rates.get(part_of(name), 1.0) > 0)
+        parameter.requires_grad_(lr_scale.get(part_of(name), 1.0) > 0)
 
 
 def parameter_groups(
-    model: nn.Module, extra: nn.Module, rates: Mapping[str, float], weight_decay: float
+    model: nn.Module, extra: nn.Module, lr_scale: Mapping[str, float], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """AdamW groups, each with `part` and `rate`, the factor on the schedule's learning rate.
+    """AdamW groups, each with `part` and `lr_scale`, its factor on the schedule's rate.
 
     Vectors (norms, biases, slopes) and position tables do not decay. `extra` are the heads that
     only training has; they learn at the full rate. Frozen parameters are left out.
     """
-    _check(rates)
+    _check(lr_scale)
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
     named = [(part_of(n), n, p) for n, p in model.named_parameters() if p.requires_grad]
     named += [("coarse", n, p) for n, p in extra.named_parameters()]
@@ -54,20 +54,20 @@ def parameter_groups(
             (part, decays),
             {
                 "part": part,
-                "rate": rates.get(part, 1.0),
+                "lr_scale": lr_scale.get(part, 1.0),
                 "weight_decay": weight_decay if decays else 0.0,
                 "params": [],
             },
         )
         group["params"].append(parameter)
     if not any(group["part"] in PARTS for group in groups.values()):
-        raise PortraitmattingError("rates: every part is frozen, nothing would learn")
+        raise PortraitmattingError("lr_scale: every part is frozen, nothing would learn")
     return list(groups.values())
 
 
-def _check(rates: Mapping[str, float]) -> None:
-    for part, rate in rates.items():
-        if part not in PARTS or rate < 0:
+def _check(lr_scale: Mapping[str, float]) -> None:
+    for part, scale in lr_scale.items():
+        if part not in PARTS or scale < 0:
             raise PortraitmattingError(
-                f"rates.{part} = {rate}: expected {', '.join(PARTS)}, from 0"
+                f"lr_scale.{part} = {scale}: expected {', '.join(PARTS)}, from 0"
             )
