@@ -15,11 +15,18 @@ from portraitmatting.commands.train import _changes, parser
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.modeling.model import ModelConfig, PortraitMatting
 from portraitmatting.training.config import Augment, DataSource, LossWeights, TrainConfig
+from portraitmatting.training.data import working_size
 from portraitmatting.training.deep_supervision import DeepSupervision
-from portraitmatting.training.param_groups import PARTS, freeze, parameter_groups, part_of
+from portraitmatting.training.optimiser import (
+    PARTS,
+    MovingAverage,
+    ema_decay,
+    freeze,
+    learning_rate,
+    parameter_groups,
+    part_of,
+)
 from portraitmatting.training.recipe import config_from_dict, config_to_dict, read_config
-from portraitmatting.training.schedule import ema_decay, learning_rate, working_size
-from portraitmatting.training.trainer import MovingAverage
 from training_scenes import recipe, write_toml
 
 TINY = PortraitMatting(ModelConfig.tiny())

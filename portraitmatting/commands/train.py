@@ -9,7 +9,7 @@ Several GPUs: torchrun --nproc-per-node N -m portraitmatting train run RUN ...
 
 import argparse
 from dataclasses import fields
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from portraitmatting.choices import STORAGE
 from portraitmatting.cli import Parser, given, run
@@ -17,13 +17,17 @@ from portraitmatting.errors import PortraitmattingError
 from portraitmatting.training.config import TrainConfig
 from portraitmatting.training.recipe import RENAMED, config_from_dict, read_config
 
+
+def _scalar(hint: Any) -> Any:
+    """int, float, str or bool, if that or None is all that the type takes; else None."""
+    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
+    is_one = len(kinds) == 1 and get_origin(hint) not in (dict, tuple)
+    return kinds[0] if is_one and kinds[0] in (int, float, str, bool) else None
+
+
 _HINTS = get_type_hints(TrainConfig)
 _SCALARS = {
-    spec: kind
-    for spec in fields(TrainConfig)
-    for kind in (get_args(_HINTS[spec.name]) or (_HINTS[spec.name],))
-    if kind in (int, float, str, bool)
-    and set(get_args(_HINTS[spec.name])) <= {int, float, str, type(None)}
+    spec: kind for spec in fields(TrainConfig) if (kind := _scalar(_HINTS[spec.name])) is not None
 }
 """Settings that are one value each, with its type; each is an option of the command line too."""
 

@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from portraitmatting.foreground import estimate_foreground
 from portraitmatting.training.config import Augment
 
 Image = NDArray[np.float32]
@@ -112,6 +113,36 @@ def recolour(image: Image, rng: np.random.Generator) -> Image:
     image = grey + (image - grey) * np.float32(rng.uniform(0.6, 1.4))
     level = np.float32(image.mean())
     return np.clip(level + (image - level) * np.float32(rng.uniform(0.8, 1.2)), 0, 1)
+
+
+def own_colours(image: Image, alpha: Alpha, foreground: str, rng: np.random.Generator) -> Image:
+    """The person's colours, by the method `foreground`, in another light half of the time."""
+    colours = estimate_foreground(np.clip(image, 0, 1), alpha, method=foreground)  # type: ignore[arg-type]
+    return recolour(colours, rng) if rng.random() < 0.5 else colours
+
+
+def replace_background(
+    image: Image, alpha: Alpha, background: Image, foreground: str, rng: np.random.Generator
+) -> Image:
+    """The person's own colours before a random view of another background, of any size."""
+    colours = own_colours(image, alpha, foreground, rng)
+    behind = random_view(background, alpha.shape, rng)
+    weight = alpha[..., None]
+    return np.asarray(weight * colours + (1 - weight) * behind, np.float32)
+
+
+def random_view(image: Image, size: tuple[int, ...], rng: np.random.Generator) -> Image:
+    """A random crop of the image at `size` (height, width), at most as large as fits."""
+    height, width = size
+    fit = min(image.shape[0] / height, image.shape[1] / width) * rng.uniform(0.5, 1.0)
+    rows, columns = max(1, int(height * fit)), max(1, int(width * fit))
+    top = int(rng.integers(image.shape[0] - rows + 1))
+    left = int(rng.integers(image.shape[1] - columns + 1))
+    part = image[top : top + rows, left : left + columns]
+    if rng.random() < 0.5:
+        part = part[:, ::-1]
+    method = cv2.INTER_AREA if fit > 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(part, (width, height), interpolation=method), np.float32)
 
 
 def degrade(image: Image, settings: Augment, rng: np.random.Generator) -> Image:

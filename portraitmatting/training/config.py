@@ -107,7 +107,7 @@ class TrainConfig:
         dict, "factor on the rate by part of the network; 0 freezes it", 0, 1000
     )
     weight_decay: float = setting(0.01, "of matrices, as AdamW has it", 0, 1)
-    warmup_steps: int = setting(0, "steps over which the rate rises", 0, _MANY)
+    warmup_steps: int = setting(50, "steps over which the rate rises", 0, _MANY)
     decay_steps: int | None = setting(
         None, "last steps, in which the rate falls linearly (default: a cosine over all)", 0, _MANY
     )

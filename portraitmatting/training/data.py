@@ -11,12 +11,13 @@ from torch import Tensor
 
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.lookahead import lookahead
-from portraitmatting.training.augment import crop, degrade
+from portraitmatting.training.augment import crop, degrade, replace_background
 from portraitmatting.training.config import TrainConfig
-from portraitmatting.training.schedule import working_size
-from portraitmatting.training.sources import Source, open_source, replace_background
+from portraitmatting.training.sources import Source, open_source
 from portraitmatting.trimap import BACKGROUND, FOREGROUND, UNKNOWN, VALUES, draw_trimap
 
+_ASPECTS = ((1, 1), (1, 1), (3, 4), (4, 3))
+"""Width to height of a step's images; half of the steps are square."""
 _SETTLED = 0.04
 """Alpha this close to 0 or 1 counts as settled: annotated mattes carry residue of compression."""
 _CLASSES = np.full(256, UNKNOWN, np.int64)
@@ -86,6 +87,15 @@ class TrainingData:
                 yield [future.result() for _, future in itertools.islice(samples, len(indices))]
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def working_size(config: TrainConfig, step: int) -> tuple[int, int]:
+    """(height, width) of a step's images, multiples of 32, whose short side is one of `sizes`."""
+    rng = np.random.default_rng((config.seed, step))
+    width, height = _ASPECTS[rng.integers(len(_ASPECTS))]
+    sides = next(entry[1:] for entry in reversed(config.sizes) if step >= entry[0])
+    unit = sides[rng.integers(len(sides))] / min(width, height)
+    return round(height * unit / 32) * 32, round(width * unit / 32) * 32
 
 
 def trimap_classes(alpha: np.ndarray, radius: float) -> np.ndarray:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from portraitmatting.checkpoint import CheckpointInfo, save_checkpoint
+from portraitmatting.choices import check_word
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.training.config import TrainConfig
 from portraitmatting.training.init_weights import model_from_facts
@@ -33,6 +34,7 @@ def export_run(
         storage: "fp32", "fp16" or "int8".
         licence: defaults to that of the weights that the run started from.
     """
+    check_word("which", which, ("best", "last"))
     directory = RunDirectory(run)
     config = directory.config()
     state = _weights(directory, which)

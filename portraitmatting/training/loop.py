@@ -3,20 +3,25 @@
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from tqdm import tqdm
 
+from portraitmatting import metrics
+from portraitmatting.device import describe_precision
 from portraitmatting.errors import PortraitmattingError
+from portraitmatting.images.files import read_image
 from portraitmatting.modeling.model import PortraitMatting
+from portraitmatting.predictor import Predictor
 from portraitmatting.training.config import TrainConfig
 from portraitmatting.training.data import Batch, TrainingData, join
 from portraitmatting.training.data_record import describe_change, record_data
 from portraitmatting.training.init_weights import initial_model, model_from_facts
-from portraitmatting.training.recipe import config_from_dict, config_to_dict, with_absolute_paths
+from portraitmatting.training.recipe import prolonged, with_absolute_paths
 from portraitmatting.training.run_directory import RunDirectory
 from portraitmatting.training.runtime import (
     Interrupt,
@@ -24,14 +29,12 @@ from portraitmatting.training.runtime import (
     joined,
     reproducible,
 )
+from portraitmatting.training.sources import paired, read_matte
 from portraitmatting.training.trainer import NotFinite, Trainer
-from portraitmatting.training.validate import Validation
 
-PROLONGABLE = (
-    *("steps", "decay_steps", "sizes", "validation", "validate_every", "images", "save_every"),
-    *("threads", "device", "precision", "tensorboard"),
-)
-"""Settings that a resume may change: how long a run is, and how it reports and computes."""
+MEASURES = ("MAD", "MSE", "SAD", "IoU")
+"""Of `metrics.METRICS`, over the whole image at its own size; MAD says which weights are best."""
+_SHEET_SIDE = 320
 
 
 def train(
@@ -76,18 +79,6 @@ def train(
             else:
                 directory.create(config, data)  # last: a wrong recipe leaves no run behind
         loop.run()
-
-
-def prolonged(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
-    """The recipe with other values of `PROLONGABLE`; a change of others is refused."""
-    changed = with_absolute_paths(config_from_dict(config_to_dict(config) | dict(changes)))
-    for spec in fields(config):
-        old, new = (getattr(c, spec.name) for c in (config, changed))
-        if old != new and spec.name not in PROLONGABLE:
-            raise PortraitmattingError(
-                f"a resumed run keeps its {spec.name}: only {', '.join(PROLONGABLE)} may change"
-            )
-    return changed
 
 
 def _report_change(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
@@ -138,16 +129,30 @@ class Loop:
         """Take up a checkpoint that `run` wrote."""
         self.trainer.restore(state)
         self.best = state["best"]
-        done, threads = self.trainer.step, torch.get_num_threads()
-        if done > self.config.steps:
-            raise PortraitmattingError(f"steps {self.config.steps}: the run has done {done}")
-        before = state.get("threads", threads)
-        if before != threads and self.processes.first:
-            print(
-                f"PyTorch computes with {threads} threads, until now with {before}: the numbers "
-                f"will differ in their last digits (OMP_NUM_THREADS={before} keeps them)",
-                file=sys.stderr,
+        if self.trainer.step > self.config.steps:
+            raise PortraitmattingError(
+                f"steps {self.config.steps}: the run has done {self.trainer.step}"
             )
+        before = state.get("environment", {})
+        other = [
+            f"{name} {value}, until now {before[name]}"
+            for name, value in self._environment().items()
+            if before.get(name, value) != value
+        ]
+        if other and self.processes.first:
+            text = f"the last digits of the numbers will differ: {'; '.join(other)}"
+            print(text, file=sys.stderr)
+
+    def _environment(self) -> dict[str, str]:
+        """What the last digits of a run's numbers depend on, beside the recipe and the data."""
+        precision = self.trainer.precision
+        return {
+            "threads of PyTorch (OMP_NUM_THREADS)": str(torch.get_num_threads()),
+            "processes": str(self.processes.count),
+            "device": precision.device.type,
+            "precision": describe_precision(precision.dtype),
+            "PyTorch": torch.__version__,
+        }
 
     def _step(self, samples: list[Batch]) -> dict[str, float]:
         try:
@@ -185,9 +190,47 @@ class Loop:
 
     def _save(self) -> None:
         if self.processes.first:
-            more = {"best": self.best, "threads": torch.get_num_threads()}
+            more = {"best": self.best, "environment": self._environment()}
             self.directory.save(self.trainer.state() | more, self.trainer.step)
         self.processes.wait()
+
+
+class Validation:
+    """A folder with image/ and alpha/, scored at one working short side."""
+
+    def __init__(self, folder: str, short_side: int, kept: int) -> None:
+        self.folder, self.short_side, self.kept = Path(folder), short_side, kept
+        self.pairs = paired(folder, "alpha")
+
+    def run(self, model: PortraitMatting, directory: RunDirectory, step: int) -> dict[str, float]:
+        """The means over the folder; `model` is left in eval mode.
+
+        A table per image and the first mattes go to the run.
+        """
+        predictor = Predictor(model, short_side=self.short_side)
+        rows: list[dict[str, str | float]] = []
+        for number, (image_path, alpha_path) in enumerate(self.pairs):
+            pixels = read_image(image_path).pixels
+            truth = read_matte(alpha_path, pixels.shape)
+            name = image_path.relative_to(self.folder / "image").as_posix()
+            alpha = predictor.predict(pixels).alpha
+            scores = {key: metrics.METRICS[key](alpha, truth, None) for key in MEASURES}
+            rows.append({"image": name, **scores})
+            if number < self.kept:
+                directory.save_matte(step, name, sheet(pixels, truth, alpha))
+        directory.save_scores(step, rows)
+        return {key: float(np.mean([float(row[key]) for row in rows])) for key in MEASURES}
+
+
+def sheet(pixels: np.ndarray, truth: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Image (uint8 or uint16 HWC), truth and matte (HW) side by side, RGB uint8, made small."""
+    image = pixels if pixels.dtype == np.uint8 else (pixels // 257).astype(np.uint8)
+    grey = [
+        np.repeat(np.rint(a * 255).astype(np.uint8)[..., None], 3, axis=2) for a in (truth, alpha)
+    ]
+    row = np.hstack([image, *grey])
+    scale = min(1.0, _SHEET_SIDE / min(pixels.shape[:2]))
+    return np.asarray(cv2.resize(row, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
 
 
 class Board:

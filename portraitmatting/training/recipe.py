@@ -24,6 +24,11 @@ RENAMED = {
     "clip": "clip_grad",
 }
 """Old words for settings."""
+PROLONGABLE = (
+    *("steps", "decay_steps", "sizes", "validation", "validate_every", "images", "save_every"),
+    *("threads", "device", "precision", "tensorboard"),
+)
+"""Settings that a resume may change: how long a run is, and how it reports and computes."""
 STARTS = ("scratch", "default", "imagenet")
 """What `init_from` may be beside a path."""
 _FOLDERS = ("folder", "backgrounds", "validation")
@@ -83,6 +88,18 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         validation=config.validation and os.path.abspath(config.validation),
         init_from=os.path.abspath(config.init_from) if is_path else config.init_from,
     )
+
+
+def prolonged(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+    """The recipe with other values of `PROLONGABLE`; a change of others is refused."""
+    changed = with_absolute_paths(config_from_dict(config_to_dict(config) | dict(changes)))
+    for spec in fields(config):
+        old, new = (getattr(c, spec.name) for c in (config, changed))
+        if old != new and spec.name not in PROLONGABLE:
+            raise PortraitmattingError(
+                f"a resumed run keeps its {spec.name}: only {', '.join(PROLONGABLE)} may change"
+            )
+    return changed
 
 
 def _translate(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

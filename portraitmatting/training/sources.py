@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.foreground import estimate_foreground
 from portraitmatting.images.alpha import read_alpha
 from portraitmatting.images.files import list_images, read_image
 from portraitmatting.images.pixels import to_unit
-from portraitmatting.training.augment import recolour
+from portraitmatting.training.augment import own_colours, random_view
 from portraitmatting.training.config import DataSource
 
 Array = NDArray[np.float32]
@@ -87,29 +86,24 @@ def open_source(config: DataSource) -> Source:
         images = _images(config.backgrounds)
         files.setdefault(config.backgrounds, []).extend(images)
         behind = _Draw([(path,) for path in images])
-    makers = {"photos": _photos, "masks": _masks, "cutouts": _cutouts, "scenes": _scenes}
-    maker = makers.get(config.kind, _backgrounds)
-    return Source(len(entries), maker(config, _Draw(entries, config.balance), behind), files)
+    makers = {"photos": _photos, "masks": _photos, "cutouts": _cutouts, "scenes": _scenes}
+    make = makers.get(config.kind, _backgrounds)
+    return Source(len(entries), make(config, _Draw(entries, config.balance), behind), files)
 
 
 def _photos(config: DataSource, entries: _Draw, behind: _Draw | None) -> DrawScene:
     def draw(rng: np.random.Generator) -> Scene:
         entry = entries(rng)
-        image, alpha = read_person(entry)
+        if config.kind == "masks":
+            image = _read(entry[0])
+            mask, teacher = (read_matte(path, image.shape) for path in entry[1:])
+            alpha = soften(mask, teacher, config.band)
+        else:
+            image, alpha = read_person(entry)
         if behind and rng.random() < config.replace:
             (path,) = behind(rng)
             return Scene(image, alpha, f"{entry[0]} over {path}", _read(path))
         return Scene(image, alpha, str(entry[0]))
-
-    return draw
-
-
-def _masks(config: DataSource, entries: _Draw, behind: _Draw | None) -> DrawScene:
-    def draw(rng: np.random.Generator) -> Scene:
-        image_path, mask_path, teacher_path = entries(rng)
-        image = _read(image_path)
-        mask, teacher = (read_matte(path, image.shape) for path in (mask_path, teacher_path))
-        return Scene(image, soften(mask, teacher, config.band), str(image_path))
 
     return draw
 
@@ -188,7 +182,8 @@ def _paste(
         np.asarray(cv2.resize(a[box], size, interpolation=cv2.INTER_AREA), np.float32)
         for a in (person, matte)
     )
-    person, matte = colours_of(person, np.clip(matte, 0, 1), foreground, rng)
+    matte = np.clip(matte, 0, 1)
+    person = own_colours(person, matte, foreground, rng)
     if rng.random() < 0.5:
         person, matte = person[:, ::-1], matte[:, ::-1]
     top = int(rng.uniform(0.3, 1) * (alpha.shape[0] - size[1]))
@@ -196,38 +191,6 @@ def _paste(
     part = (slice(top, top + size[1]), slice(left, left + size[0]))
     image[part] += matte[..., None] * (person - image[part])
     alpha[part] += matte * (1 - alpha[part])
-
-
-def colours_of(
-    image: Array, alpha: Array, foreground: str, rng: np.random.Generator
-) -> tuple[Array, Array]:
-    """The person's own colours, in another light half of the time, and alpha."""
-    colours = estimate_foreground(np.clip(image, 0, 1), alpha, method=foreground)  # type: ignore[arg-type]
-    return recolour(colours, rng) if rng.random() < 0.5 else colours, alpha
-
-
-def replace_background(
-    image: Array, alpha: Array, background: Array, foreground: str, rng: np.random.Generator
-) -> Array:
-    """The person, as `colours_of` gives it, before a random view of another background."""
-    colours, _ = colours_of(image, alpha, foreground, rng)
-    behind = random_view(background, alpha.shape, rng)
-    weight = alpha[..., None]
-    return np.asarray(weight * colours + (1 - weight) * behind, np.float32)
-
-
-def random_view(image: Array, size: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """A random crop of the image at `size` (height, width), at most as large as fits."""
-    height, width = size
-    fit = min(image.shape[0] / height, image.shape[1] / width) * rng.uniform(0.5, 1.0)
-    rows, columns = max(1, int(height * fit)), max(1, int(width * fit))
-    top = int(rng.integers(image.shape[0] - rows + 1))
-    left = int(rng.integers(image.shape[1] - columns + 1))
-    part = image[top : top + rows, left : left + columns]
-    if rng.random() < 0.5:
-        part = part[:, ::-1]
-    method = cv2.INTER_AREA if fit > 1 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(part, (width, height), interpolation=method), np.float32)
 
 
 def soften(mask: Array, teacher: Array, band: float) -> Array:

@@ -1,6 +1,5 @@
 """One step of training, and everything that it changes."""
 
-import copy
 import math
 import time
 from collections.abc import Sequence
@@ -18,9 +17,14 @@ from portraitmatting.training.data import Batch, join
 from portraitmatting.training.deep_supervision import DeepSupervision
 from portraitmatting.training.init_weights import model_facts
 from portraitmatting.training.losses import matting_losses
-from portraitmatting.training.param_groups import freeze, parameter_groups
+from portraitmatting.training.optimiser import (
+    MovingAverage,
+    ema_decay,
+    freeze,
+    learning_rate,
+    parameter_groups,
+)
 from portraitmatting.training.runtime import Precision, Processes, seed_step
-from portraitmatting.training.schedule import ema_decay, learning_rate
 
 
 class NotFinite(PortraitmattingError):
@@ -32,27 +36,10 @@ class NotFinite(PortraitmattingError):
         self.values = values
 
 
-class MovingAverage:
-    """The averaged weights, which validation scores and export ships: `model`, in eval mode."""
-
-    def __init__(self, model: PortraitMatting) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def update(self, model: PortraitMatting, decay: float) -> None:
-        """Average = decay * average + (1 - decay) * weights; what is not a float is copied."""
-        ours, theirs = self.model.state_dict(), model.state_dict()
-        for name, value in theirs.items():
-            if value.is_floating_point():
-                ours[name].lerp_(value, 1 - decay)
-            else:
-                ours[name].copy_(value)
-
-
 class Trainer:
     """The network with its coarse heads, its average, the optimiser, and the number of steps done.
 
-    It knows nothing of the network's insides: `param_groups` and `deep_supervision` do.
+    It knows nothing of the network's insides: `optimiser` and `deep_supervision` do.
     """
 
     def __init__(

@@ -1,12 +1,17 @@
-"""The parts of the network that can learn at rates of their own, as the optimiser's groups."""
+"""What the optimiser does: groups of parameters, the learning rate of a step, averaged weights."""
 
+import copy
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from portraitmatting.errors import PortraitmattingError
+from portraitmatting.modeling.model import PortraitMatting
+from portraitmatting.training.config import TrainConfig
 
 PARTS = {
     "stem": r"encoder\.(stem|patch_embed)\.",
@@ -71,3 +76,42 @@ def _check(lr_scale: Mapping[str, float]) -> None:
             raise PortraitmattingError(
                 f"lr_scale.{part} = {scale}: expected {', '.join(PARTS)}, from 0"
             )
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """A linear warmup, then the full rate, falling linearly to `min_lr` in the last `decay_steps`.
+
+    The step after the last would have `min_lr`. Without `decay_steps`, half a cosine from the
+    warmup to the end (Loshchilov and Hutter, ICLR 2017).
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    left = config.steps - step
+    if config.decay_steps is None:
+        share = left / max(1, config.steps - config.warmup_steps)
+        height = (1 - math.cos(math.pi * share)) / 2
+    else:
+        height = min(1.0, left / (config.decay_steps + 1))
+    return config.learning_rate * height + config.min_lr * (1 - height)
+
+
+class MovingAverage:
+    """The averaged weights, which validation scores and export ships: `model`, in eval mode."""
+
+    def __init__(self, model: PortraitMatting) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: PortraitMatting, decay: float) -> None:
+        """Average = decay * average + (1 - decay) * weights; what is not a float is copied."""
+        ours, theirs = self.model.state_dict(), model.state_dict()
+        for name, value in theirs.items():
+            if value.is_floating_point():
+                ours[name].lerp_(value, 1 - decay)
+            else:
+                ours[name].copy_(value)
+
+
+def ema_decay(config: TrainConfig, step: int) -> float:
+    """The average's decay: at first (1 + step) / (10 + step), which soon forgets the start."""
+    return min(config.ema, (1 + step) / (10 + step))
