@@ -6,12 +6,14 @@ And of preparing one: people over a new background by either estimator of their 
 """
 
 import argparse
+import resource
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from benchmarks.timing import interleaved, machine, table
+from portraitmatting.allocator import keep_freed_memory
 from portraitmatting.modeling.model import PortraitMatting
 from portraitmatting.training.augment import replace_background
 from portraitmatting.training.config import TrainConfig
@@ -26,8 +28,11 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=320)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--keep-freed-memory", action="store_true", help="as the commands do")
     options = parser.parse_args()
     print(machine(), end="\n\n")
+    if options.keep_freed_memory:
+        keep_freed_memory()
     batch = random_batch(options.batch, options.side)
     pieces = [batch]
     ways: dict[str, Callable[[], object]] = {}
@@ -46,6 +51,7 @@ def main() -> None:
     rows = [[name, f"{value / options.batch:.3f}"] for name, value in seconds.items()]
     title = f"{options.side}x{options.side}, batches of {options.batch}"
     print(table([title, "s per sample"], rows))
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
 
 
 def make_trainer(precision: str, coarse_steps: int, batch: int) -> Trainer:

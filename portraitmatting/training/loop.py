@@ -151,7 +151,7 @@ class Loop:
             "processes": str(self.processes.count),
             "device": precision.device.type,
             "precision": describe_precision(precision.dtype),
-            "PyTorch": torch.__version__,
+            "PyTorch": str(torch.__version__),  # a type of its own, which a safe load refuses
         }
 
     def _step(self, samples: list[Batch]) -> dict[str, float]:
