@@ -8,6 +8,8 @@ And of preparing one: people over a new background by either estimator of their 
 import argparse
 import resource
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,24 +36,28 @@ def main() -> None:
     if options.keep_freed_memory:
         keep_freed_memory()
     batch = random_batch(options.batch, options.side)
-    pieces = [batch]
     ways: dict[str, Callable[[], object]] = {}
     for precision in ("fp32", "bf16"):
         for stages, coarse_steps in (("whole", 0), ("coarse", 10**6)):
             trainer = make_trainer(precision, coarse_steps, options.batch)
-            ways[f"{precision}, {stages}"] = lambda t=trainer: t.train_step(pieces)
+            ways[f"{precision}, {stages}"] = partial(trainer.train_step, [batch])
     rng = np.random.default_rng(0)
     image, alpha = batch.image[0].numpy().transpose(1, 2, 0), batch.alpha[0, 0].numpy()
     image = np.ascontiguousarray(image)
     for method in ("ml", "fast"):
-        ways[f"new background, {method}"] = lambda m=method: [
-            replace_background(image, alpha, image, m, rng) for _ in range(options.batch)
-        ]
+        arguments = (image, alpha, image, method, rng)
+        ways[f"new background, {method}"] = partial(repeat, options.batch, *arguments)
     seconds = interleaved(ways, options.rounds)
     rows = [[name, f"{value / options.batch:.3f}"] for name, value in seconds.items()]
     title = f"{options.side}x{options.side}, batches of {options.batch}"
     print(table([title, "s per sample"], rows))
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+
+
+def repeat(times: int, *arguments: Any) -> None:
+    """As many new backgrounds as a batch has."""
+    for _ in range(times):
+        replace_background(*arguments)
 
 
 def make_trainer(precision: str, coarse_steps: int, batch: int) -> Trainer:
