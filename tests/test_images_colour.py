@@ -245,3 +245,19 @@ def test_metadata_of_any_size():
         again = decode(encode_image(image.pixels, suffix, image.icc_profile, image.metadata))
         assert again.icc_profile == profile
         assert again.metadata == (None if suffix == ".jpg" else image.metadata)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_grey_png_of_few_bits_with_one_transparent_level(bits):
+    largest = (1 << bits) - 1
+    levels = [largest, 0] * 8
+    row = int("".join(f"{level:0{bits}b}" for level in levels), 2).to_bytes(2 * bits, "big")
+    for level, alpha in ((largest, [0, 255] * 8), (0, [255, 0] * 8)):
+        chunks = {
+            "IHDR": struct.pack(">IIBBBBB", 16, 1, bits, 0, 0, 0, 0),
+            "tRNS": struct.pack(">H", level),
+            "IDAT": zlib.compress(b"\0" + row),
+            "IEND": b"",
+        }
+        image = decode(b"\x89PNG\r\n\x1a\n" + with_chunks(bytes(33), **chunks)[33:])
+        assert image.alpha[0].tolist() == alpha

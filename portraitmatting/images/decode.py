@@ -18,7 +18,15 @@ import numpy as np
 import pillow_heif
 import pillow_jxl  # noqa: F401  (makes Pillow read JPEG XL)
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import (  # noqa: F401  (each makes Pillow read its kind)
+    AvifImagePlugin,
+    Image,
+    ImageCms,
+    Jpeg2KImagePlugin,
+    MpoImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from portraitmatting.errors import ImageError, one_line
 from portraitmatting.images import deep
@@ -36,7 +44,7 @@ from portraitmatting.images.png import split_png
 from portraitmatting.images.tiff import TiffImage
 
 pillow_heif.register_heif_opener()
-Image.init()
+Image.preinit()  # BMP, GIF, JPEG, PNG and PNM; to load all that Pillow has takes 80 ms
 
 _PILLOW_FORMATS = {
     "JPEG": "JPEG", "WebP": "WEBP", "GIF": "GIF", "BMP": "BMP", "AVIF": "AVIF", "HEIC": "HEIF",
@@ -116,7 +124,7 @@ def decode(data: bytes) -> DecodedImage:
 def _decode_png(data: bytes, kind: str) -> _Stored:
     png = split_png(data)
     deep.check_size(png.width, png.height)
-    if png.bits >= 8 and png.color_type != 3:
+    if png.color_type != 3:
         stored = _split_alpha(deep.decode_png(png))
     else:
         with _quiet():
@@ -140,7 +148,9 @@ def _decode_tiff(data: bytes, kind: str) -> _Stored:
         exif = parse_exif(data)
         xmp = _xmp_bytes(exif.get(700))
         metadata = read_metadata(exif, xmp, None)
-    profile = tiff.icc_profile
+        profile = tiff.icc_profile
+        if profile is None and colours.shape[2:] == (3,) and is_adobe_rgb(exif):
+            profile = adobe_rgb()
     return _Stored(colours, alpha, premultiplied, profile, tiff.orientation, metadata)
 
 

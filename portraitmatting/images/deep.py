@@ -22,7 +22,7 @@ _PNM_HEADER = re.compile(rb"P([2356])" + (_GAP + rb"(\d{1,9})") * 3 + rb"(?=\s)"
 
 
 def decode_png(png: Png) -> NDArray[Any]:
-    """PNG without palette, of 8 or 16 bits -> HxWx1 to HxWx4 uint8 | uint16, alpha last.
+    """PNG without palette -> HxWx1 to HxWx4 uint8 | uint16, alpha last.
 
     In half of Pillow's time, and with an error where pixels are missing.
     """
@@ -35,7 +35,10 @@ def decode_png(png: Png) -> NDArray[Any]:
         pixels = np.asarray(imagecodecs.png_decode(png.opaque))
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if len(png.transparent) == 2 * pixels.shape[2]:  # one colour stands for transparency
-        visible = (pixels != np.frombuffer(png.transparent, ">u2")).any(axis=2)
+        key = np.frombuffer(png.transparent, ">u2").astype(int)
+        if png.bits < 8:
+            key = key * 255 // ((1 << png.bits) - 1)
+        visible = (pixels != key).any(axis=2)
         alpha = np.where(visible, peak(pixels.dtype), 0).astype(pixels.dtype)
         pixels = np.dstack([pixels, alpha])
     return pixels

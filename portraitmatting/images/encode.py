@@ -112,7 +112,7 @@ def _encode_png(pixels: NDArray[Any], icc_profile: bytes | None, metadata: Metad
         chunks += _png_chunk(b"eXIf", metadata.exif)
     if metadata.xmp:
         chunks += _png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp)
-    data: bytes = imagecodecs.png_encode(pixels, **_PNG_OPTIONS)
+    data = bytes(imagecodecs.png_encode(pixels, **_PNG_OPTIONS))
     return data[:_PNG_HEADER] + chunks + data[_PNG_HEADER:]
 
 

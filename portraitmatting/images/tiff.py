@@ -27,6 +27,7 @@ class TiffImage:
     and nearly anything for damaged files."""
 
     def __init__(self, data: bytes) -> None:
+        self._size = len(data)
         self._page: Any = tifffile.TiffFile(io.BytesIO(data)).pages.first
         self.height, self.width = self._page.imagelength, self._page.imagewidth
         self._photometric = int(self._page.photometric)
@@ -97,7 +98,10 @@ class TiffImage:
         """HxWxC as stored."""
         page = self._page
         segments = math.prod(page.chunked)
-        if len(page.dataoffsets) < segments or 0 in page.databytecounts[:segments]:
+        offsets, counts = page.dataoffsets[:segments], page.databytecounts[:segments]
+        ends = max(map(sum, zip(offsets, counts, strict=False)), default=0)
+        cut = page.compression != 1 and ends > self._size  # else tifffile notices
+        if len(offsets) < segments or len(counts) < segments or 0 in counts or cut:
             raise ImageError("damaged or incomplete (pixels are missing): copy or export it again")
         stored = np.zeros(page.shaped, page.dtype)  # whatever a decoder leaves out is no leak
         stored = page.asarray(out=stored, squeeze=False, maxworkers=1).reshape(page.shaped)
