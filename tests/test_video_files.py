@@ -98,12 +98,12 @@ def test_sound_from_before_a_cut_is_not_heard(tmp_path):
 
 
 def test_an_unknown_sound_track_is_left_out_and_said(tmp_path, monkeypatch):
-    from portraitmatting.video import audio
+    from portraitmatting.video import tracks
 
     write_video(tmp_path / "in.mp4", audio="aac")
-    monkeypatch.setattr(audio, "_codec", lambda stream: None)
+    monkeypatch.setattr(tracks, "_codec", lambda stream: None)
     done = matte_video(tmp_path / "in.mp4", tmp_path / "out.mp4", tiny_predictor())
-    assert done.tracks_left_out == 1 and "1 unknown sound track" in str(done)
+    assert done.tracks_left_out == 1 and "1 unknown sound or subtitle track" in str(done)
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert not container.streams.audio
 
@@ -208,7 +208,7 @@ def test_an_interrupted_run_leaves_nothing_and_keeps_what_was_there(tmp_path, na
     assert left == ({name} if target.suffix else set())
     if target.suffix:
         assert target.read_bytes() == b"an older result"
-    assert not [t for t in threading.enumerate() if t.daemon and "produce" in t.name]
+    assert not [t for t in threading.enumerate() if "prefetch" in t.name]
 
 
 def test_a_truncated_file_gives_what_can_be_read(tmp_path):
@@ -283,5 +283,5 @@ def test_mp4_cannot_be_transparent(tmp_path):
 
 def test_without_pyav_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
-    with pytest.raises(VideoError, match=r'pip install "portraitmatting\[video\]"'):
+    with pytest.raises(VideoError, match=r'pip install -e "\.\[video\]"'):
         VideoReader(tmp_path / "in.mp4")

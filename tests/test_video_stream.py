@@ -1,8 +1,5 @@
 """The stream of mattes: order, smoothing, sizes that follow a target rate, moving backgrounds."""
 
-import threading
-import time
-
 import cv2
 import numpy as np
 import pytest
@@ -13,7 +10,7 @@ from portraitmatting.choices import preset_short_side
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.metrics import dtssd
 from portraitmatting.video import AutoSize, VideoBackground, VideoError, matte_stream
-from portraitmatting.video.pipeline import Newest, prefetch
+from portraitmatting.video.pipeline import Newest
 from portraitmatting.video.smoothing import Smoother
 from video_samples import drawn_frame, tiny_predictor
 
@@ -141,43 +138,6 @@ def test_auto_size_settles_on_the_largest_size_that_fits(per_pixel, rest, target
     best = max(fitting, default=192)
     # One size less is right where the best leaves next to no time unused.
     assert seen[-1] in (best, max(192, best - 32))
-
-
-def test_prefetch_keeps_order_bounds_and_errors():
-    made = []
-
-    def items():
-        for index in range(10):
-            made.append(index)
-            yield index
-        raise RuntimeError("from the thread")
-
-    stream = prefetch(items(), depth=2)
-    assert next(stream) == 0
-    time.sleep(0.3)
-    assert len(made) <= 5
-    rest = []
-    with pytest.raises(RuntimeError, match="from the thread"):
-        for item in stream:
-            rest.append(item)
-    assert rest == list(range(1, 10))
-
-
-def test_closing_prefetch_stops_its_thread_and_closes_its_source():
-    closed = threading.Event()
-
-    def items():
-        try:
-            while True:
-                yield 1
-        finally:
-            closed.set()
-
-    before = threading.active_count()
-    stream = prefetch(items())
-    next(stream)
-    stream.close()
-    assert closed.is_set() and threading.active_count() == before
 
 
 def test_newest_replaces_counts_and_hands_on_errors():

@@ -46,7 +46,8 @@ def write_video(
     with av.open(str(path), "w") as out:
         stream = out.add_stream(codec, rate=25, options={"crf": "5"} if codec == "libx264" else {})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.codec_context.time_base = TIME_BASE
+        if codec != "mpeg2video":  # which takes few rates
+            stream.codec_context.time_base = TIME_BASE
         if rotation:
             stream.set_display_rotation(rotation)
         sound = out.add_stream(audio, rate=48000, layout="stereo") if audio else None

@@ -1,8 +1,10 @@
 """The person before another background, live or in a video file.
 
-Live:  portraitmatting webcam [CAMERA]       a camera's index or device, a stream's URL, or a file
-File:  portraitmatting webcam IN.mp4 -o OUT  no window; OUT ends in .mp4, .mkv, .webm or .mov, or is
-                                             the name of a folder for PNG files
+Live:   portraitmatting webcam [CAMERA]       a camera's index or device, a stream's URL, or a file
+File:   portraitmatting webcam IN.mp4 -o OUT  no window; OUT ends in .mp4, .mkv, .webm or .mov, or
+                                              is the name of a folder for PNG files
+Folder: portraitmatting webcam IN -o OUT      IN holds videos, or numbered images (also
+                                              IN/frame_%04d.png); results of videos go to OUT
 """
 
 import argparse
@@ -20,42 +22,81 @@ from portraitmatting.commands.options import (
     checked,
     number,
 )
+from portraitmatting.errors import PortraitmattingError, one_line
+
+FORMATS = ("mp4", "mkv", "webm", "mov", "png")
+"""Of the results of a folder of videos."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, call, exit code."""
     options = parser().parse_args(arguments)
-    converts = options.output is not None and Path(options.source).is_file()
-    return convert(options) if converts else show(options)
+
+    from portraitmatting.video.reader import is_recorded
+
+    recorded = is_recorded(options.source)  # or a line that names the missing file
+    return convert(options) if recorded and options.output is not None else show(options)
 
 
 def convert(options: argparse.Namespace) -> int:
-    from portraitmatting.errors import PortraitmattingError
     from portraitmatting.video.backgrounds import parse_video_background
-    from portraitmatting.video.reader import VideoReader
-    from portraitmatting.video.writer import check_outputs
+    from portraitmatting.video.reader import open_video
+    from portraitmatting.video.writer import check_outputs, result_kind
 
     # What can be wrong with the call is found before the seconds that PyTorch takes to load.
     if options.preset:
         choices.check_preset(options.preset)  # without "auto", which follows a camera
-    check_outputs(options.source, options.output)
     backgrounds = options.background or [None]
     if len(backgrounds) > 1:
         raise PortraitmattingError("a file takes one --background: run once for each")
+    videos = plan(options)
+    for source, target in videos:
+        check_outputs(source, target)
+        result_kind(target, options.kind, backgrounds[0] is not None)
     background = backgrounds[0] and parse_video_background(backgrounds[0])
-    with VideoReader(options.source):
-        pass
+    if len(videos) == 1:
+        with open_video(videos[0][0], options.frame_rate):
+            pass
 
     from portraitmatting.video.convert import matte_video
 
     predictor = load(options)
     print(predictor, file=sys.stderr)
-    chosen = given(options, "foreground", "smooth", "preset", "batch_size")
-    done = matte_video(
-        options.source, options.output, predictor, background, progress=True, **chosen
-    )
-    print(f"{done} in {options.output}")
-    return FAILED if done.damaged else 0
+    chosen = given(options, "foreground", "smooth", "preset", "batch_size", "kind", "frame_rate")
+    failed = False
+    for source, target in videos:
+        try:
+            done = matte_video(source, target, predictor, background, progress=True, **chosen)
+        except PortraitmattingError as error:
+            if len(videos) == 1:
+                raise
+            print(f"error: {one_line(str(error))}", file=sys.stderr)
+            failed = True
+            continue
+        print(f"{done} in {target}")
+        if done.missing:
+            print(f"{one_line(str(source))}: {done.missing}", file=sys.stderr)
+        failed = failed or bool(done.damaged or done.missing)
+    return FAILED if failed else 0
+
+
+def plan(options: argparse.Namespace) -> list[tuple[Path, Path]]:
+    """Sources and targets: one, or one for each video of a folder."""
+    from portraitmatting.video.reader import videos_in
+    from portraitmatting.video.writer import check_target, plan_videos
+
+    source = Path(options.source)
+    if not source.is_dir() or not videos_in(source):
+        if options.format is not None:
+            raise PortraitmattingError("--format is for folders of videos: elsewhere -o says it")
+        return [(source, options.output)]
+    if not options.output.is_dir():
+        check_target(options.output)
+    suffix = options.format or "mp4"
+    videos = plan_videos(source, options.output, "" if suffix == "png" else f".{suffix}")
+    for _, target in videos:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    return videos
 
 
 def show(options: argparse.Namespace) -> int:
@@ -96,7 +137,13 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", nargs="?", default="0", help="default: camera 0")
+    parser.add_argument(
+        "source",
+        nargs="?",
+        default="0",
+        help="a camera, a URL, a video, a folder of videos or of numbered images, or a pattern as "
+        "frame_%%04d.png (default: camera 0)",
+    )
     parser.add_argument(
         "-o",
         "--output",
@@ -114,6 +161,14 @@ def parser() -> argparse.ArgumentParser:
         "files, blur live); live, several are gone through with the key n",
     )
     add_foreground_option(result.add_argument, "fast")
+    result.add_argument(
+        "--kind",
+        choices=choices.KINDS,
+        metavar="KIND",
+        help="files only: composite, rgba, alpha (the matte, in grey) or foreground (the person's "
+        "colours, opaque); default: rgba where -o can be transparent and there is no --background, "
+        "else composite",
+    )
     result.add_argument(
         "--no-smooth",
         dest="smooth",
@@ -133,6 +188,19 @@ def parser() -> argparse.ArgumentParser:
         type=number(int, 1, 1024),
         metavar="N",
         help="files only (default: 8 on a GPU, 1 on a CPU)",
+    )
+    folders = parser.add_argument_group("folders")
+    folders.add_argument(
+        "--format",
+        choices=FORMATS,
+        metavar="FORMAT",
+        help="of videos' results: mp4, mkv, webm, mov or png (default: mp4)",
+    )
+    folders.add_argument(
+        "--frame-rate",
+        type=number(float, 0.01, 1000),
+        metavar="N",
+        help="of numbered images, per second (default: 25)",
     )
     live = parser.add_argument_group("live")
     live.add_argument(

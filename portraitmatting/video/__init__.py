@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from portraitmatting.video.auto_size import AutoSize
     from portraitmatting.video.backgrounds import VideoBackground, parse_video_background
     from portraitmatting.video.camera import Camera
+    from portraitmatting.video.container import VideoError
     from portraitmatting.video.convert import matte_video
     from portraitmatting.video.live import run_live
-    from portraitmatting.video.reader import Frame, VideoError, VideoReader
+    from portraitmatting.video.reader import Frame, ImageSequence, VideoReader
     from portraitmatting.video.stream import MattedFrame, matte_stream
     from portraitmatting.video.writer import FORMATS, VideoWriter
 
@@ -25,9 +26,10 @@ _HOME = {
     "AutoSize": "auto_size",
     "Camera": "camera",
     "Frame": "reader",
+    "ImageSequence": "reader",
     "MattedFrame": "stream",
     "VideoBackground": "backgrounds",
-    "VideoError": "reader",
+    "VideoError": "container",
     "VideoReader": "reader",
     "VideoWriter": "writer",
     "matte_stream": "stream",
@@ -41,6 +43,7 @@ __all__ = [
     "AutoSize",
     "Camera",
     "Frame",
+    "ImageSequence",
     "MattedFrame",
     "VideoBackground",
     "VideoError",

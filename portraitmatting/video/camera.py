@@ -11,8 +11,9 @@ from pathlib import Path
 import cv2
 
 from portraitmatting.errors import one_line
+from portraitmatting.video.container import VideoError
 from portraitmatting.video.pipeline import Newest
-from portraitmatting.video.reader import Frame, VideoError
+from portraitmatting.video.reader import Frame
 
 _PROBED = 6
 """How many camera indices are tried when the one asked for does not work."""

@@ -1,64 +1,9 @@
-"""Two ways for a thread to hand work to the next: all of it in order, or only the newest."""
+"""The newest of what a thread makes, for another to take."""
 
-import queue
 import threading
-from collections.abc import Callable, Generator, Iterable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-
-_POLL_SECONDS = 0.1
-
-
-class _End:
-    def __init__(self, error: BaseException | None) -> None:
-        self.error = error
-
-
-def prefetch(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
-    """The same items in the same order, made by a thread of their own, at most `depth` ahead.
-
-    An exception of `items` is raised here, at the place where its item would have come. Closing
-    this generator stops the thread, and closes `items` in it, before returning.
-    """
-    slots: queue.Queue[T | _End] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(item: T | _End) -> bool:
-        while not stop.is_set():
-            try:
-                slots.put(item, timeout=_POLL_SECONDS)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def produce() -> None:
-        error: BaseException | None = None
-        try:
-            for item in items:
-                if not put(item):
-                    break
-        except BaseException as raised:
-            error = raised
-        close: Callable[[], None] | None = getattr(items, "close", None)
-        if close is not None and stop.is_set():
-            close()
-        put(_End(error))
-
-    thread = threading.Thread(target=produce, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item = slots.get()
-            if isinstance(item, _End):
-                if item.error is not None:
-                    raise item.error
-                return
-            yield item
-    finally:
-        stop.set()
-        thread.join()
 
 
 class Newest(Generic[T]):

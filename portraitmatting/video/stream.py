@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from portraitmatting.compositing import Background, as_background
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.foreground import METHODS
+from portraitmatting.images.pixels import to_unit
 from portraitmatting.matte import Matte
 from portraitmatting.predictor import Predictor
 from portraitmatting.video.auto_size import AutoSize
@@ -48,19 +49,20 @@ class MattedFrame:
     @property
     def foreground(self) -> NDArray[np.uint8]:
         """The person's own colours, HxWx3 RGB uint8."""
-        return self._result("foreground")
+        return self.result("foreground")
 
     def rgba(self) -> NDArray[np.uint8]:
         """The cut-out, HxWx4 uint8, straight alpha."""
-        return self._result("rgba")
+        return self.result("rgba")
 
     def composite(self) -> NDArray[np.uint8]:
         """The person before the background, HxWx3 RGB uint8."""
-        if isinstance(self.background, MovingBackground):
-            self.background.seek(self.frame.seconds)
-        return self._result("composite")
+        return self.result("composite")
 
-    def _result(self, kind: str) -> NDArray[np.uint8]:
+    def result(self, kind: str) -> NDArray[np.uint8]:
+        """The pixels of one kind, as `Matte.result` makes them."""
+        if kind == "composite" and isinstance(self.background, MovingBackground):
+            self.background.seek(self.frame.seconds)
         return self.matte.result(kind, self.background, self.method)  # type: ignore[arg-type]
 
 
@@ -116,6 +118,9 @@ def _matted(
             before = time.perf_counter()
             if smoother is not None:
                 matte = replace(matte, alpha=smoother(frame.image, matte.alpha))
+            if frame.alpha is not None:  # what is transparent in the source stays so
+                bound = to_unit(frame.alpha)
+                matte = replace(matte, alpha=np.minimum(matte.alpha, bound))
             yield MattedFrame(
                 frame,
                 matte,

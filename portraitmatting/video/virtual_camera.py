@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portraitmatting.errors import one_line
-from portraitmatting.video.reader import VideoError
+from portraitmatting.video.container import VideoError
 
 
 class VirtualCamera:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from portraitmatting.video.reader import VideoError
+from portraitmatting.video.container import VideoError
 
 _PROBE = "import cv2; cv2.namedWindow('probe'); cv2.waitKey(1)"
 _FONTS = Path("/usr/share/fonts")

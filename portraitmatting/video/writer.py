@@ -1,8 +1,10 @@
 """Video files out: whole under their final name, or not there at all."""
 
 import os
+import secrets
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -13,11 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from portraitmatting.atomic import atomic_path
+from portraitmatting.atomic import atomic_path, check_replaceable
+from portraitmatting.choices import KINDS, check_word
 from portraitmatting.errors import one_line
 from portraitmatting.images.files import write_image
-from portraitmatting.video.audio import AudioTracks
-from portraitmatting.video.reader import VideoError, import_av
+from portraitmatting.video.container import VideoError, import_av
+from portraitmatting.video.pixels import Converter
+from portraitmatting.video.reader import videos_in
+from portraitmatting.video.tracks import Tracks
 
 
 @dataclass(frozen=True)
@@ -79,13 +84,81 @@ def format_of(path: str | os.PathLike[str]) -> Format | None:
     return FORMATS.get(suffix)
 
 
+def result_kind(
+    target: str | os.PathLike[str], kind: str | None = None, has_background: bool = False
+) -> str:
+    """`kind` of `choices.KINDS`, or what stands for None: transparent without a background where
+    the format of `target` can be, else a composite. Raises PortraitmattingError for an unknown
+    kind, and for one that does not fit the format or a background."""
+    form = format_of(target)
+    opaque = form is not None and form.transparent is None
+    if kind is None:
+        return "composite" if has_background or opaque else "rgba"
+    if check_word("kind", kind, KINDS) != "composite" and has_background:
+        raise VideoError(f"kind {kind} has no background: leave the background out")
+    if kind == "rgba" and opaque:
+        raise VideoError(
+            f"{one_line(os.fspath(target))}: {Path(target).suffix} cannot hold transparency: "
+            "use .webm or .mov, a folder, or give a background"
+        )
+    return kind
+
+
 def check_outputs(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Raise `VideoError` if `target` is of no known kind, is `source`, or lies in no folder."""
-    format_of(target)
-    if Path(target).exists() and Path(source).exists() and Path(target).samefile(source):
+    """Raise `VideoError` if `target` is `source`, or if `check_target` does."""
+    check_target(target)
+    if os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target):
         raise VideoError(f"{one_line(os.fspath(target))}: is the source itself: give another name")
-    if not Path(target).parent.is_dir():
-        raise VideoError(f"{one_line(str(Path(target).parent))}: no such folder: make it first")
+
+
+def check_target(target: str | os.PathLike[str]) -> None:
+    """Raise `VideoError` if no result could take the name `target`: it is of no known kind, in no
+    folder, or not replaceable. Links are followed."""
+    name = one_line(os.fspath(target))
+    kind = format_of(target)
+    if Path(target).name in ("", ".."):
+        raise VideoError(f"output {name!r} has no name: give a file or a new folder")
+    path = Path(os.path.realpath(target))
+    if not path.parent.is_dir():
+        raise VideoError(f"{one_line(str(path.parent))}: no such folder: make it first")
+    try:
+        if kind is not None:
+            check_replaceable(path)
+        elif not os.path.lexists(path):
+            path.mkdir()
+            path.rmdir()
+        elif not path.is_dir() or any(path.iterdir()):
+            raise VideoError(
+                f"{name}: is there already: give a new name, or one with a suffix "
+                f"({', '.join(FORMATS)}) for a video"
+            )
+        else:  # a mount point, for instance, takes no other name
+            elsewhere = path.with_name(f".{secrets.token_hex(8)}.tmp")
+            path.rename(elsewhere)
+            elsewhere.rename(path)
+    except OSError as error:
+        reason = one_line(str(error.strerror or error))
+        raise VideoError(f"{name}: cannot be written ({reason}): give another name") from error
+
+
+def plan_videos(
+    folder: str | os.PathLike[str], target: str | os.PathLike[str], suffix: str = ".mp4"
+) -> list[tuple[Path, Path]]:
+    """(video, result) for every video below `folder`: results get the same place and name below
+    `target`, which must not have a suffix of its own, with `suffix` ("" for folders of PNG files).
+    Videos whose results would get one name keep their own suffix before it."""
+    if format_of(target) is not None:
+        raise VideoError(f"{one_line(os.fspath(target))}: a folder of videos needs a folder")
+    inside = Path(target).resolve()
+    videos = [v for v in videos_in(folder) if inside not in v.resolve().parents]
+    stems = Counter(str(video.with_suffix("")).casefold() for video in videos)
+    plan = []
+    for video in videos:
+        below = video.relative_to(folder)
+        alone = stems[str(video.with_suffix("")).casefold()] == 1
+        name = below.stem if alone else below.name
+        plan.append((video, Path(target) / below.with_name(name + suffix)))
+    return plan
 
 
 class VideoWriter:
@@ -93,10 +166,19 @@ class VideoWriter:
 
     `path` chooses the kind by its suffix (`FORMATS`). Pixels are uint8 RGB, or RGBA if
     `transparent`. The result takes the name `path` when the block ends; if it ends by an
-    exception, nothing is left. `audio_from` is a file whose audio goes along, `audio_start` what
-    its clock shows at our time 0. `pixel_aspect` is the width over the height of a pixel. Raises
-    `VideoError` for unknown kinds, for transparency that the kind cannot hold, and if the disk
-    refuses.
+    exception, nothing is left. A link is followed. Raises `VideoError` for unknown kinds, for
+    transparency that the kind cannot hold, for a name that cannot be taken, which is tried at
+    the block's begin, and if the disk refuses.
+
+    Args:
+        path: The file or folder to write.
+        rate: Frames per second, on average.
+        time_base: Seconds per unit of the times that `write` takes; default: one frame.
+        transparent: Whether frames are RGBA.
+        pixel_aspect: The width over the height of a pixel.
+        tracks_from: A file whose sound, subtitles and chapters go along.
+        tracks_start: What its clock shows at our time 0, in seconds.
+        metadata: Title, date and so on.
     """
 
     def __init__(
@@ -106,45 +188,45 @@ class VideoWriter:
         time_base: Fraction | None = None,
         transparent: bool = False,
         pixel_aspect: Fraction | int = 1,
-        audio_from: str | os.PathLike[str] | None = None,
-        audio_start: Fraction | int = 0,
+        tracks_from: str | os.PathLike[str] | None = None,
+        tracks_start: Fraction | int = 0,
         metadata: dict[str, str] | None = None,
     ) -> None:
         self.path = Path(path)
         self._format = format_of(path)
-        if self._format is not None and transparent and self._format.transparent is None:
-            raise VideoError(
-                f"{one_line(os.fspath(path))}: {self.path.suffix} cannot hold transparency: "
-                "use .webm or .mov, a folder, or give a background"
-            )
+        if transparent:
+            result_kind(path, "rgba")
         self._av = import_av()
         self._rate = Fraction(rate)
         self._time_base = time_base or 1 / self._rate
         self._transparent = transparent
         self._pixel_aspect = Fraction(pixel_aspect)
-        self._audio_from, self._audio_start = audio_from, Fraction(audio_start)
+        self._tracks_from, self._tracks_start = tracks_from, Fraction(tracks_start)
         self._metadata = metadata or {}
         self._stream: Any = None
-        self._audio: AudioTracks | None = None
+        self._tracks: Tracks | None = None
+        self._converter = Converter()
         self.count = 0
         """Frames written."""
 
     @property
     def damaged(self) -> int:
-        """Packets of sound that could not be used."""
-        return self._audio.damaged if self._audio is not None else 0
+        """Packets of sound and subtitles that could not be used: complete after the block."""
+        return self._tracks.damaged if self._tracks is not None else 0
 
     @property
     def tracks_left_out(self) -> int:
-        """Tracks of sound in a codec that FFmpeg does not know."""
-        return self._audio.tracks_left_out if self._audio is not None else 0
+        """Tracks of sound and subtitles that the kind cannot hold, or FFmpeg does not know."""
+        return self._tracks.left_out if self._tracks is not None else 0
 
     def __enter__(self) -> "VideoWriter":
         with ExitStack() as stack, self._explained():
+            check_target(self.path)
+            path = Path(os.path.realpath(self.path))
             if self._format is None:
-                self._folder = stack.enter_context(_atomic_folder(self.path))
+                self._folder = stack.enter_context(_atomic_folder(path))
             else:
-                temporary = stack.enter_context(atomic_path(self.path))
+                temporary = stack.enter_context(atomic_path(path))
                 self._container = stack.enter_context(
                     self._av.open(str(temporary), "w", options=self._format.muxing)
                 )
@@ -157,16 +239,16 @@ class VideoWriter:
             if kind is None and self._stream is not None:
                 try:
                     self._container.mux(self._stream.encode())
-                    if self._audio is not None:
-                        self._audio.copy_rest()
+                    if self._tracks is not None:
+                        self._tracks.copy_rest()
                 except BaseException as error:
                     self._stack.__exit__(type(error), error, error.__traceback__)
                     raise
             self._stack.__exit__(kind, value, trace)
 
     def write(self, pixels: NDArray[np.uint8], pts: int | None = None, duration: int = 0) -> None:
-        """HxWx3, or HxWx4 if transparent, uint8, shown from `pts` on for `duration`, both in units
-        of the time base (default: one after the other). All frames have the first one's size."""
+        """HxWx3, HxWx4 if transparent, or HxW grey, uint8, shown from `pts` on for `duration`, both
+        in units of the time base (default: one after the other). All have the first one's size."""
         with self._explained():
             if self._format is None:
                 write_image(self._folder / f"{self.count + 1:06}.png", pixels)
@@ -182,20 +264,13 @@ class VideoWriter:
             pixels = np.pad(pixels, ((0, odd[0]), (0, odd[1]), (0, 0)), "edge")
         if self._stream is None:
             self._start(*pixels.shape[:2])
-        reformat = self._av.video.reformatter
-        frame = self._av.VideoFrame.from_ndarray(pixels, "rgba" if self._transparent else "rgb24")
-        frame = frame.reformat(
-            self._stream.width,
-            self._stream.height,
-            format=self._stream.pix_fmt,
-            dst_colorspace=reformat.Colorspace.ITU709,
-            dst_color_range=reformat.ColorRange.MPEG,
-        )
+        size = self._stream.width, self._stream.height
+        frame = self._converter.to_frame(pixels, size, self._stream.pix_fmt)
         frame.pts, frame.time_base = pts, self._time_base
         if duration:
             frame.duration = duration
-        if self._audio is not None:
-            self._audio.copy_until(float(pts * self._time_base))
+        if self._tracks is not None:
+            self._tracks.copy_until(float(pts * self._time_base))
         self._container.mux(self._stream.encode(frame))
 
     def _start(self, height: int, width: int) -> None:
@@ -213,11 +288,11 @@ class VideoWriter:
         context.sample_aspect_ratio = self._pixel_aspect / wider
         context.color_range = self._av.video.reformatter.ColorRange.MPEG
         context.colorspace = context.color_primaries = context.color_trc = _BT709
-        if self._audio_from is not None:
-            self._audio = AudioTracks(
-                self._audio_from, self._container, self._audio_start, kind.refused_audio
+        if self._tracks_from is not None:
+            self._tracks = Tracks(
+                self._tracks_from, self._container, self._tracks_start, kind.refused_audio
             )
-            self._stack.callback(self._audio.close)
+            self._stack.callback(self._tracks.close)
         self._stream = stream
 
     @contextmanager
@@ -235,11 +310,6 @@ _BT709 = 1  # AVCOL_SPC_BT709, AVCOL_PRI_BT709 and AVCOL_TRC_BT709 alike
 @contextmanager
 def _atomic_folder(path: Path) -> Iterator[Path]:
     """A hidden folder beside `path` that takes its name at the end, or goes away on an error."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise VideoError(
-            f"{one_line(str(path))}: is there already: give a new name, or one with a suffix "
-            f"({', '.join(FORMATS)}) for a video"
-        )
     temporary = Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=path.parent))
     try:
         yield temporary

@@ -1,0 +1,216 @@
+"""Open video files with FFmpeg, read their packets on one clock, and notice what was cut off."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+from portraitmatting.errors import PortraitmattingError, one_line
+
+_STEP_BACK_SECONDS = Fraction(1, 10)
+"""Decoding times that fall by more than this begin another recording, as for FFmpeg's own tools."""
+_STEP_AHEAD_SECONDS = 10
+"""So do times that leap by more than this in formats made for being joined."""
+_JOINABLE = "mpegts", "mpeg"
+_DECLARES_LENGTH = "mov", "matroska", "flv", "asf", "avi"
+"""Formats whose header says how long the recording is."""
+_BOXES = b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"uuid", b"sidx", b"mfra"
+
+
+class VideoError(PortraitmattingError):
+    """A video cannot be read, written or shown as asked."""
+
+
+def import_av() -> Any:
+    """PyAV, or a `VideoError` that says how to get it."""
+    try:
+        import av
+    except ImportError:
+        raise VideoError('video files need PyAV: pip install -e ".[video]"') from None
+    return av
+
+
+def is_url(source: str) -> bool:
+    """Whether FFmpeg shall open `source` by a protocol; all else is a file, colons or not."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source) is not None
+
+
+def ffmpeg_name(path: str | os.PathLike[str]) -> str:
+    """`path` as FFmpeg takes it: a file's name may hold a colon, which would end a protocol."""
+    text = os.fspath(path)
+    return text if is_url(text) else os.path.abspath(text)
+
+
+def open_input(path: str | os.PathLike[str]) -> Any:
+    """`path` or URL opened for reading by PyAV; raises `VideoError`."""
+    av, text = import_av(), os.fspath(path)
+    if not text:
+        raise VideoError("the video's name is empty: give a path or a URL")
+    try:
+        return av.open(ffmpeg_name(text), metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        reason = str(getattr(error, "strerror", None) or error)
+        if isinstance(error, FileNotFoundError):
+            reason = "no such file"
+        elif os.path.isfile(text) and _structure(text, "mov")[0]:
+            reason = "it was cut off, and its index is missing"
+        raise VideoError(
+            f"{one_line(text)}: cannot be read as a video ({one_line(reason)}): "
+            "check the path, or convert it to MP4"
+        ) from None
+
+
+class Packets:
+    """Every packet of an open file in its order, on one clock.
+
+    Where recordings were joined (`cat a.ts b.ts`), the file's own times start anew; here they go
+    on: the later recording begins where the longest stream of the earlier one ends. Two passes
+    over the same file get the same times. What cannot be read is counted, and the rest goes on.
+    """
+
+    def __init__(self, container: Any) -> None:
+        self._container = container
+        self._streams = tuple(container.streams)
+        self._joinable = container.format.name.startswith(_JOINABLE)
+        self._offsets = [Fraction(0)]
+        """Of each recording: what is added to its times."""
+        self._recording: Counter[int] = Counter()
+        self._last: dict[int, Fraction] = {}
+        self._corrupt_at: dict[int, Fraction] = {}
+        self.end = Fraction(0)
+        """Up to when anything read so far is shown or heard, in seconds of the file's clock."""
+        self.seam = Fraction(0)
+        """When the latest recording begins, on the same clock; 0 for the first."""
+        self.corrupt: Counter[int] = Counter()
+        """Stream index to packets whose data is incomplete; unreadable places count under -1."""
+
+    @property
+    def recordings(self) -> int:
+        """How many joined recordings were noticed so far, 1 in ordinary files."""
+        return len(self._offsets)
+
+    def __iter__(self) -> Iterator[Any]:
+        packets = self._container.demux(*self._streams)
+        while True:
+            try:
+                packet = next(packets, None)  # which, once it has raised, is at its end
+            except import_av().FFmpegError:
+                self.corrupt[-1] += 1
+                continue
+            if packet is None:
+                return
+            self._set_time(packet)
+            yield packet
+
+    def _set_time(self, packet: Any) -> None:
+        index, base = packet.stream.index, packet.time_base
+        if packet.dts is not None:
+            self._notice_seam(packet, packet.dts * base)
+        offset = self._offsets[self._recording[index]]
+        ticks = round(offset / base) if offset else 0
+        if packet.dts is not None:
+            packet.dts += ticks
+        if packet.pts is not None:
+            packet.pts += ticks
+            length = packet.duration or 0
+            if not length and packet.stream.type == "video" and packet.stream.average_rate:
+                length = round(1 / (packet.stream.average_rate * base))
+            self.end = max(self.end, (packet.pts + length) * base)
+
+    def _notice_seam(self, packet: Any, seconds: Fraction) -> None:
+        index = packet.stream.index
+        last = self._last.get(index, seconds)
+        back, ahead = seconds < last - _STEP_BACK_SECONDS, seconds > last + _STEP_AHEAD_SECONDS
+        # Joined Matroska files lose the decoding order: only keyframes tell the time there.
+        if (back and (self._joinable or packet.is_keyframe)) or (ahead and self._joinable):
+            if last - self._corrupt_at.get(index, last - 2) < 1:
+                self.corrupt[index] -= 1  # only the counters of the transport stream broke off
+            self._recording[index] += 1
+            if self._recording[index] == len(self._offsets):  # the first of its streams
+                begin = seconds if packet.pts is None else packet.pts * packet.time_base
+                self._offsets.append(self.end - begin)
+                self.seam = self.end
+        self._last[index] = seconds
+        if packet.is_corrupt:
+            self.corrupt[index] += 1
+            self._corrupt_at[index] = seconds
+
+
+def missing_part(path: str, container: Any, packets: Packets) -> str:
+    """What of a file has not come out of `packets` at their end, as a clause; "" if nothing is
+    known to be missing."""
+    kind = container.format.name
+    cut, recordings = _structure(path, kind) if os.path.isfile(path) else (False, 1)
+    if recordings > packets.recordings:
+        return f"only {packets.recordings} of {recordings} joined recordings are read: use ffmpeg"
+    length = Fraction(container.duration or 0, 1_000_000)
+    seconds = packets.end - Fraction(container.start_time or 0, 1_000_000)
+    declared = kind.startswith(_DECLARES_LENGTH)
+    if declared and seconds < length - max(Fraction(1, 2), length / 100):
+        return f"it ends after {float(seconds):.1f} of {float(length):.1f} s: it was cut off"
+    return f"it ends after {float(seconds):.1f} s: it was cut off" if cut else ""
+
+
+def _structure(path: str, kind: str) -> tuple[bool, int]:
+    """Whether the file is shorter than its parts say, and how many recordings are joined in it, 1
+    where that does not matter."""
+    size = os.path.getsize(path)
+    if kind == "mpegts":  # packets of 188 bytes, with time stamps 192, with error correction 204
+        return all(size % length for length in (188, 192, 204)), 1
+    for name, ends in (("mov", _mp4), ("matroska", _matroska), ("avi", _avi)):
+        if kind.startswith(name):
+            with open(path, "rb") as file:
+                return ends(file, size)
+    return False, 1
+
+
+def _mp4(file: Any, size: int) -> tuple[bool, int]:
+    """Boxes: length of 4 bytes, type, length of 8 bytes if the first was 1; 0 is up to the end."""
+    at = indices = 0
+    while at < size:
+        file.seek(at)
+        head = file.read(16)
+        if head[4:8] not in _BOXES:  # a maker's own trailer
+            break
+        indices += head[4:8] == b"moov"
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        if length == 0:
+            break
+        at += max(8, length)
+    return at > size, indices
+
+
+def _matroska(file: Any, size: int) -> tuple[bool, int]:
+    """Elements: an ID and a length, each with its own length in the leading zeros of its first
+    byte. Live recordings leave lengths open (all ones): what follows is their content."""
+    at = recordings = 0
+    while at < size:
+        file.seek(at)
+        head = file.read(12)
+        recordings += head[:4] == b"\x1a\x45\xdf\xa3"
+        id_length = 9 - head[0].bit_length()
+        data = head[id_length:] or b"\x80"
+        length_length = 9 - data[0].bit_length()
+        if id_length > 4 or length_length > 8:  # no element: filled with zeros, or rubbish
+            break
+        length = int.from_bytes(data[:length_length], "big") ^ (1 << 7 * length_length)
+        open_end = length == (1 << 7 * length_length) - 1
+        at += id_length + length_length + (0 if open_end else length)
+    return at > size, recordings
+
+
+def _avi(file: Any, size: int) -> tuple[bool, int]:
+    """Chunks "RIFF" of at most 1 or 2 GiB; their length is left open until a recording ends."""
+    at = 0
+    while at < size:
+        file.seek(at)
+        head = file.read(8)
+        length = int.from_bytes(head[4:], "little")
+        if head[:4] != b"RIFF" or length in (0, 0xFFFFFFFF):
+            break
+        at += 8 + length + length % 2
+    return at > size, 1
