@@ -9,6 +9,6 @@ def portraitmatting(checkpoint=None, device=None):
     `checkpoint`: a name in checkpoints/ or a path; None for the default one. `device`: None for the
     CPU. Lay a `portraitmatting.Predictor` round it to hand over images of any size.
     """
-    from portraitmatting.checkpoint import load_network
+    from portraitmatting.checkpoint.load import load_network
 
     return load_network(checkpoint, device)

@@ -13,7 +13,7 @@ import numpy as np
 
 from portraitmatting import Predictor, load_model, read_image, write_image
 from portraitmatting.checkpoint import DEFAULT, SUMS, describe, sha256
-from portraitmatting.checkpoint.convert import convert
+from portraitmatting.checkpoint.load import convert
 from portraitmatting.cli import given, run
 
 HERE = Path(__file__).parent

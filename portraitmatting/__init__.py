@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from portraitmatting.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from portraitmatting.checkpoint import load_model
+    from portraitmatting.checkpoint.load import load_model
     from portraitmatting.choices import PRESETS
     from portraitmatting.compositing import composite
     from portraitmatting.errors import PortraitmattingError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _HOME = {
     "ModelConfig": "modeling.model",
     "PortraitMatting": "modeling.model",
-    "load_model": "checkpoint",
+    "load_model": "checkpoint.load",
     "Matte": "matte",
     "Predictor": "predictor",
     "PRESETS": "choices",

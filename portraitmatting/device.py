@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -62,6 +64,21 @@ def check_compiler() -> None:
             f"compile needs a C++ compiler, and there is no {' or '.join(names)}: install one "
             "(apt install g++), or run without compile"
         )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch computes on the CPU in this thread alone, and starts no others.
+
+    Its pool of threads does not survive a fork: a child that was forked after the pool was started
+    waits for it forever.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def describe_device(device: torch.device) -> str:

@@ -8,15 +8,15 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 
+from portraitmatting.checkpoint.convert import read_checkpoint
+from portraitmatting.checkpoint.format import CheckpointInfo, save_checkpoint, smallest_exact
+from portraitmatting.device import choose_device
 from portraitmatting.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from portraitmatting.checkpoint import CheckpointInfo
 
 _USE = """```python
 from portraitmatting import PortraitMatting, Predictor
@@ -34,8 +34,6 @@ class OnHub(ModelHubMixin, library_name="portraitmatting"):
     """
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        from portraitmatting.checkpoint.files import save_checkpoint, smallest_exact
-
         model: Any = self
         info = _known(model)
         path = save_directory / SAFETENSORS_SINGLE_FILE
@@ -48,11 +46,12 @@ class OnHub(ModelHubMixin, library_name="portraitmatting"):
     def _from_pretrained(
         cls, *, model_id: str, device: Any = None, config: Any = None, **place: Any
     ) -> Any:
-        from portraitmatting.checkpoint.files import load_network
-
         if os.path.isdir(model_id):
-            return load_network(Path(model_id, SAFETENSORS_SINGLE_FILE), device)
-        return load_network(hf_hub_download(model_id, SAFETENSORS_SINGLE_FILE, **place), device)
+            path = Path(model_id, SAFETENSORS_SINGLE_FILE)
+        else:
+            path = Path(hf_hub_download(model_id, SAFETENSORS_SINGLE_FILE, **place))
+        network: Any = cls  # a PortraitMatting, which alone is made with this
+        return network.from_state(*read_checkpoint(path)).to(choose_device(str(device or "cpu")))
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """What the checkpoint says of itself, as the hub's README."""
@@ -69,7 +68,7 @@ class OnHub(ModelHubMixin, library_name="portraitmatting"):
         return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# Portraitmatting\n\n{table}\n{_USE}\n")
 
 
-def _known(model: Any) -> "CheckpointInfo":
+def _known(model: Any) -> CheckpointInfo:
     info: CheckpointInfo | None = model.checkpoint
     if info is None:
         raise CheckpointError(

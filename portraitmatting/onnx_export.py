@@ -13,12 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from portraitmatting.atomic import atomic_path
-from portraitmatting.checkpoint import (
-    METADATA_KEY,
-    CheckpointInfo,
-    metadata_text,
-    sha256,
-)
+from portraitmatting.checkpoint.format import METADATA_KEY, CheckpointInfo, metadata_text
+from portraitmatting.checkpoint.registry import sha256
 from portraitmatting.device import PRECISIONS
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.modeling.model import PortraitMatting, Prediction

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from portraitmatting.checkpoint import METADATA_KEY, CheckpointInfo, parse_metadata
+from portraitmatting.checkpoint.format import METADATA_KEY, CheckpointInfo, parse_metadata
 from portraitmatting.device import PRECISIONS, describe_device, describe_precision
 from portraitmatting.errors import CheckpointError, PortraitmattingError
 from portraitmatting.modeling.model import ModelConfig, Prediction, check_images
@@ -160,7 +160,8 @@ def _metadata(session: Any, path: Path) -> tuple[ModelConfig, CheckpointInfo]:
             f"{', '.join(names[0])} and gives {', '.join(names[1])}"
         )
     try:
-        config, info = parse_metadata(text)
+        values, info = parse_metadata(text)
+        config = ModelConfig.from_dict(values)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     if info.precision not in PRECISIONS:

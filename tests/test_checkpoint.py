@@ -1,6 +1,7 @@
 """Checkpoints: what loads, what is refused, and with which words."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -22,12 +23,13 @@ from portraitmatting.checkpoint import (
     CheckpointInfo,
     describe,
     known_sums,
+    metadata_text,
     save_checkpoint,
     sha256,
     verify,
 )
-from portraitmatting.checkpoint.author_keys import from_author_keys
-from portraitmatting.checkpoint.convert import convert
+from portraitmatting.checkpoint.convert import from_author_keys
+from portraitmatting.checkpoint.load import convert
 from portraitmatting.errors import CheckpointError
 
 INFO = CheckpointInfo("made for a test", "none", 64, facts={"data": "none, naïve"})
@@ -226,6 +228,117 @@ def test_metadata_of_another_version_is_named(tmp_path, tiny_model, text):
     save_file(tiny_model.state_dict(), tmp_path / "x.safetensors", {"portraitmatting": text})
     with pytest.raises(CheckpointError, match="metadata cannot be understood"):
         load_model(tmp_path / "x.safetensors")
+
+
+def test_weights_that_hold_next_to_nothing_are_refused(tmp_path, tiny_model):
+    state = tiny_model.state_dict()
+    text = metadata_text(tiny_model.config, INFO)
+
+    def saved(kind):
+        path = tmp_path / "x.safetensors"
+        stored = {k: v.to(kind) if v.is_floating_point() else v for k, v in state.items()}
+        save_file(stored, path, {"portraitmatting": text})
+        return path
+
+    for kind in (torch.int64, torch.int8, torch.uint8, torch.bool, torch.float8_e4m3fn):
+        name = str(kind).removeprefix("torch.")
+        with pytest.raises(CheckpointError, match=rf"of another type \(.* {name}"):
+            load_model(saved(kind))
+    for kind in (torch.float16, torch.bfloat16, torch.float64):
+        assert load_model(saved(kind)).checkpoint == INFO
+
+
+STRANGE = {
+    "complex": lambda value: value.to(torch.complex64),
+    "sparse": lambda value: value.to_sparse(),
+    "too large for fp32": lambda value: value.double() + 1e300,
+    "on no device": lambda value: value.to("meta"),
+    "infinite": lambda value: value + float("inf"),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_strange_tensors_in_a_pickle_are_refused(tmp_path, author_state, kind):
+    key = "conv5.0.bias"
+    torch.save(author_state | {key: STRANGE[kind](author_state[key])}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"alpha_head\.coarse\.0\.bias"):
+        load_model(tmp_path / "x.pth")
+
+
+def test_pickles_broken_at_any_byte_end_in_one_line(tmp_path, rng):
+    """Those of the older kind, whose every byte steers the unpickler."""
+    path = tmp_path / "x.pth"
+    torch.save({"a": torch.rand(3), "n": 1}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    broken = [whole[:10], b"\x80\x02.", b"\x80", b"\x80\x02}q\x00q\x00."]
+    for at in rng.choice(len(whole), 150, replace=False):
+        broken.append(whole[:at] + bytes([rng.integers(256)]) + whole[at + 1 :])
+        broken.append(whole[:at])
+    for data in broken:
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError) as caught:
+            load_model(path)
+        assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+def test_a_dict_that_holds_itself_holds_no_weights(tmp_path):
+    content: dict = {"epoch": 1}
+    content["model"] = content
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="no weights found"):
+        load_model(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"depths": 3},
+        {"depths": [1, 2]},
+        {"embed_dim": "8"},
+        {"embed_dim": -8},
+        {"embed_dim": 8.5},
+        {"window": True},
+        {"heads": [3, 3, 3, 3]},
+        {"drop_path": float("nan")},
+        {"mlp_ratio": [2.0]},
+    ],
+    ids=str,
+)
+def test_a_configuration_of_no_network_is_named(tmp_path, tiny_model, change):
+    described = json.loads(metadata_text(tiny_model.config, INFO))
+    described["config"] |= change
+    texts = {"portraitmatting": json.dumps(described)}
+    save_file(tiny_model.state_dict(), tmp_path / "x.safetensors", texts)
+    with pytest.raises(CheckpointError, match=r"x\.safetensors: .*(metadata|does not fit)"):
+        load_model(tmp_path / "x.safetensors")
+
+
+def test_loading_and_predicting_after_a_fork(ours):
+    """Neither loading nor making a Predictor starts threads that a forked child would wait for."""
+    code = (
+        "import multiprocessing, sys\n"
+        "import numpy as np\n"
+        "from portraitmatting import Predictor, PortraitmattingError, load_model\n"
+        "predictor = Predictor(load_model(sys.argv[1]))\n"
+        "image = np.zeros((640, 640, 3), np.uint8)\n"
+        "def child():\n"
+        "    try: predictor.predict(image)\n"
+        "    except PortraitmattingError as error: sys.exit(str(error))\n"
+        "def forked():\n"
+        "    process = multiprocessing.get_context('fork').Process(target=child)\n"
+        "    process.start(); process.join(60)\n"
+        "    return process.exitcode\n"
+        "codes = [forked()]\n"
+        "predictor.predict(image)\n"
+        "print(codes + [forked()])"
+    )
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork here")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ours)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stdout == "[0, 1]\n"
+    assert "forked" in done.stderr and "spawn" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_names_are_looked_up_where_the_variable_says_and_verified(ours, monkeypatch):

@@ -12,10 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from portraitmatting.checkpoint import CheckpointInfo, load_model, save_checkpoint
+from portraitmatting.checkpoint.format import dequantise_int8, quantise_int8
 from portraitmatting.commands.train import main
 from portraitmatting.errors import CheckpointError, PortraitmattingError
 from portraitmatting.modeling.model import ModelConfig, PortraitMatting
-from portraitmatting.quantise import dequantise_int8, quantise_int8
 from portraitmatting.training.export import export_run
 from portraitmatting.training.init_weights import initial_model
 from portraitmatting.training.loop import train

@@ -1,80 +1,31 @@
 """Find, verify, read, convert and save checkpoints.
 
-Ours are safetensors files whose metadata holds the network's configuration and how the weights are
-meant to be used; the author's pickles are recognised by their keys and converted in memory.
-`python -m portraitmatting checkpoint convert|info|verify` does the same for files.
+    registry (names, sums) and format (files) <- convert (the author's keys) <- load (networks)
 
-`shelf` finds files without PyTorch; `files` reads and writes them. Names are imported on first use.
+Names are imported on first use: `registry` serves calls that must not wait for PyTorch.
 """
-
-from typing import TYPE_CHECKING
 
 from portraitmatting.lazy import lazy_names
 
-if TYPE_CHECKING:
-    from portraitmatting.checkpoint.files import (
-        AUTHOR,
-        METADATA_KEY,
-        STORAGE,
-        CheckpointInfo,
-        describe,
-        load_model,
-        load_network,
-        metadata_text,
-        parse_metadata,
-        save_checkpoint,
-        verify,
-    )
-    from portraitmatting.checkpoint.registry import (
-        DEFAULT,
-        FOLDER_VARIABLE,
-        SUMS,
-        checkpoints_folder,
-        known_sums,
-        locate,
-        sha256,
-    )
-
 _HOME = {
-    "AUTHOR": "files",
+    "AUTHOR": "convert",
     "DEFAULT": "registry",
     "FOLDER_VARIABLE": "registry",
-    "STORAGE": "files",
+    "METADATA_KEY": "format",
+    "STORAGE": "format",
     "SUMS": "registry",
-    "CheckpointInfo": "files",
+    "CheckpointInfo": "format",
     "checkpoints_folder": "registry",
-    "METADATA_KEY": "files",
-    "describe": "files",
+    "describe": "load",
     "known_sums": "registry",
-    "load_model": "files",
-    "load_network": "files",
+    "load_model": "load",
+    "load_network": "load",
     "locate": "registry",
-    "metadata_text": "files",
-    "parse_metadata": "files",
-    "save_checkpoint": "files",
+    "metadata_text": "format",
+    "parse_metadata": "format",
+    "save_checkpoint": "format",
     "sha256": "registry",
-    "verify": "files",
+    "verify": "load",
 }
-
-__all__ = [
-    "AUTHOR",
-    "DEFAULT",
-    "FOLDER_VARIABLE",
-    "METADATA_KEY",
-    "STORAGE",
-    "SUMS",
-    "CheckpointInfo",
-    "checkpoints_folder",
-    "describe",
-    "known_sums",
-    "load_model",
-    "load_network",
-    "locate",
-    "metadata_text",
-    "parse_metadata",
-    "save_checkpoint",
-    "sha256",
-    "verify",
-]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -1,59 +1,84 @@
-"""From any checkpoint that can be read to one of ours, with what is known of it."""
+"""Any checkpoint file under our names: the author's keys are translated, a pure dict to dict."""
 
-import json
+import re
 from pathlib import Path
 from typing import Any
 
-from portraitmatting.checkpoint.files import CheckpointInfo, load_network, save_checkpoint
-from portraitmatting.checkpoint.registry import sha256
+from torch import Tensor
+
+from portraitmatting.checkpoint.format import (
+    METADATA_KEY,
+    CheckpointInfo,
+    dequantise_int8,
+    parse_metadata,
+    read_state,
+)
 from portraitmatting.errors import CheckpointError
 
-_OF_THE_SOURCE_FILE = ("file", "sha256", "keys", "dtype")
-"""Entries of a facts file that describe the file which is converted, not its weights."""
+AUTHOR = CheckpointInfo(
+    origin="Portraitmatting (Qinglin Liu, 2023), the author's own checkpoint",
+    licence="academic use only",
+    working_short_side=768,
+)
+"""What is known of the author's files, which say nothing of themselves."""
+
+_RENAMED = [
+    (r"start_conv\.(\d)", r"encoder.stem.\1"),
+    (r"trans\.patch_embed", r"encoder.patch_embed"),
+    (r"trans\.layers\.(\d)\.blocks", r"encoder.stages.\1"),
+    (r"trans\.layers\.(\d)\.downsample", r"encoder.merges.\1"),
+    (r"trans\.norm(\d)", r"encoder.norms.\1"),
+    (r"ppm\.comp", r"ppm.reduce"),
+    (r"ppm\.features", r"ppm.branches"),
+    (r"tran(\d)\.blocks", r"decoder.fusions.\1.blocks"),
+    (r"convtri", r"trimap_head.layers"),
+    (r"conv5", r"alpha_head.coarse"),
+    (r"convo", r"alpha_head.fine"),
+]
+_FUSION = re.compile(r"conv([1-4])\.0\.")
+_DROPPED = re.compile(r".*\.relative_position_index")  # follows from the window's size alone
 
 
-def convert(
-    source: Path,
-    destination: Path,
-    storage: str = "fp16",
-    facts: Path | None = None,
-    overwrite: bool = False,
-) -> CheckpointInfo:
-    """Write `source`, in any form that `load_network` reads, as one of our checkpoints.
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, CheckpointInfo]:
+    """A file of ours, or the author's in any wrapping: its weights under our names, the network's
+    configuration (None: the published one), and what is known of them.
 
-    `facts` is a JSON file with `licence`, `working_short_side`, `made` and `start` (together the
-    origin), a `sha256` that `source` must have, and whatever else the metadata should carry.
-    Raises `CheckpointError`.
+    Raises `CheckpointError`, which names the file; that the weights fit the network is not checked.
     """
-    if destination.exists() and not overwrite:
-        raise CheckpointError(f"{destination} exists: add --overwrite to replace it")
-    described = _read_facts(facts) if facts else None
-    if described and (listed := described.get("sha256")) and listed != sha256(source):
-        raise CheckpointError(f"{source}: its sha256 is not the one that {facts} names")
-    model = load_network(source)
-    assert model.checkpoint is not None
-    info = _info(described, facts) if described else model.checkpoint
-    save_checkpoint(destination, model, info, storage)
-    return info
-
-
-def _read_facts(path: Path) -> dict[str, Any]:
+    state, texts = read_state(path)
+    text = texts.get(METADATA_KEY)
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected a JSON file of facts ({error})") from None
-    missing = {"licence", "working_short_side", "made", "start"} - set(described)
-    if missing:
-        raise CheckpointError(f"{path}: {', '.join(sorted(missing))} missing among its facts")
-    return described
+        state = dequantise_int8(state)
+        if is_author_state(state):
+            state = from_author_keys(state)
+        elif text is None:
+            raise CheckpointError(
+                f"not a Portraitmatting checkpoint: {len(state)} tensors named "
+                f"{', '.join(map(repr, list(state)[:3]))}, ..."
+            )
+        return (state, *(parse_metadata(text) if text is not None else (None, AUTHOR)))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
-def _info(described: dict[str, Any], path: Path | None) -> CheckpointInfo:
-    rest = {key: value for key, value in described.items() if key not in _OF_THE_SOURCE_FILE}
-    return CheckpointInfo(
-        origin=f"{rest.pop('made')}. Start: {rest.pop('start')}",
-        licence=rest.pop("licence"),
-        working_short_side=rest.pop("working_short_side"),
-        precision=rest.pop("precision", "auto"),
-        facts=rest,
-    )
+def is_author_state(state: dict[str, Tensor]) -> bool:
+    """Whether the keys of `state` are the author's."""
+    return any(key.startswith("start_conv.") for key in state)
+
+
+def from_author_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The author's state dict under our names; every key is translated or dropped on purpose.
+
+    Raises `CheckpointError` for a key that is neither.
+    """
+    return {_rename(key): value for key, value in state.items() if not _DROPPED.fullmatch(key)}
+
+
+def _rename(key: str) -> str:
+    if match := _FUSION.match(key):  # conv1 is the lowest of the U, our fusion 0
+        return f"decoder.fusions.{int(match[1]) - 1}.project.{key[match.end() :]}"
+    for pattern, ours in _RENAMED:
+        name, count = re.subn(rf"^{pattern}(?=\.)", ours, key)
+        if count:
+            return name
+    raise CheckpointError(f"unknown key {key!r}: not a Portraitmatting checkpoint of the author's")

@@ -34,6 +34,11 @@ def locate(source: str | os.PathLike[str] | None = None) -> tuple[Path, str | No
     return path, known_sums(folder).get(path.name)
 
 
+def is_onnx(source: str | os.PathLike[str] | None) -> bool:
+    """Whether `source` is the path of an ONNX file, by its suffix."""
+    return source is not None and Path(source).suffix.lower() == ".onnx"
+
+
 def check_source(source: str) -> str:
     """`source`, if it names a file that is there; raises CheckpointError."""
     path, _ = locate(source)

@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if options.command == "convert":
         chosen = given(options, "storage", "facts", "overwrite")
-        from portraitmatting.checkpoint.convert import convert
+        from portraitmatting.checkpoint.load import convert
 
         convert(options.source, options.destination, **chosen)
         print(_table(options.destination))
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _table(source: str | Path | None) -> str:
-    from portraitmatting.checkpoint.files import describe
+    from portraitmatting.checkpoint.load import describe
 
     return "\n".join(f"{name + ':':<20}{value}" for name, value in describe(source).items())
 
@@ -37,7 +37,7 @@ def _verify_all(sources: list[str]) -> int:
     sources = sources or [str(folder / name) for name in known_sums(folder)]
     if not sources:
         raise CheckpointError(f"nothing to verify: {folder} holds no {SUMS}")
-    from portraitmatting.checkpoint.files import verify
+    from portraitmatting.checkpoint.load import verify
 
     code = 0
     for source in sources:

@@ -13,7 +13,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, call, exit code."""
     options = parser().parse_args(arguments)
 
-    from portraitmatting.checkpoint import load_network, locate
+    from portraitmatting.checkpoint.load import load_network
+    from portraitmatting.checkpoint.registry import locate
     from portraitmatting.onnx_export import OPSET, PROVEN, export_onnx, with_source
 
     model = load_network(options.checkpoint)

@@ -148,7 +148,7 @@ def _folder(
 
 
 def _predictor(options: argparse.Namespace) -> Any:
-    from portraitmatting.checkpoint import load_model
+    from portraitmatting.checkpoint.load import load_model
     from portraitmatting.predictor import Predictor
 
     model = load_model(options.checkpoint, options.device or "auto")

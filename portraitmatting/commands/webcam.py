@@ -123,7 +123,7 @@ def show(options: argparse.Namespace) -> int:
 
 
 def load(options: argparse.Namespace) -> Any:
-    from portraitmatting.checkpoint import load_model
+    from portraitmatting.checkpoint.load import load_model
     from portraitmatting.predictor import Predictor
 
     model = load_model(options.checkpoint, options.device)

@@ -7,7 +7,7 @@ import ray
 import torch
 from tqdm import tqdm
 
-from portraitmatting.checkpoint import load_model
+from portraitmatting.checkpoint.load import load_model
 from portraitmatting.device import choose_precision, describe_precision
 from portraitmatting.distributed.cluster import connected, room_for
 from portraitmatting.distributed.crash_counter import start_crash_counter

@@ -17,7 +17,7 @@ def checkpoint() -> list[Finding]:
     known = "not listed" if not listed else "as listed" if digest == listed else "not as listed"
     wrong = None
     if attempt("torch")[0]:  # what is wrong with PyTorch, if anything, is said elsewhere
-        from portraitmatting.checkpoint.state_files import read_state
+        from portraitmatting.checkpoint.format import read_state
 
         try:
             read_state(path)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from portraitmatting.checkpoint import load_model, locate, sha256
+from portraitmatting.checkpoint.load import load_model
+from portraitmatting.checkpoint.registry import locate, sha256
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.evaluate.benchmark import Sample, index_by_name
 from portraitmatting.images.alpha import read_alpha

@@ -1,20 +1,18 @@
 """The network, whole: Portraitmatting (Q. Liu, 2023)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from portraitmatting.checkpoint.format import CheckpointInfo
 from portraitmatting.errors import CheckpointError, PortraitmattingError
 from portraitmatting.hub import OnHub
 from portraitmatting.modeling.decoder import Decoder, PyramidPooling, upsample
 from portraitmatting.modeling.encoder import Encoder
 from portraitmatting.modeling.heads import AlphaHead, TrimapHead
-
-if TYPE_CHECKING:
-    from portraitmatting.checkpoint import CheckpointInfo
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,26 @@ class ModelConfig:
     decoder_depth: int = 3
     decoder_drop_path: float = 0.12
     head_channels: int = 64
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
+        """The configuration that a checkpoint's metadata holds; raises `CheckpointError` for names
+        or values that can be none of a network's."""
+        try:
+            config = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            for name, default in asdict(cls()).items():
+                value = getattr(config, name)
+                sizes = value if isinstance(default, tuple) else (value,)
+                whole = not isinstance(default, float)
+                if not all(type(size) is int if whole else 0 <= size < 1000 for size in sizes):
+                    raise ValueError(f"{name} is {value!r}")
+                if whole and not (sizes and all(0 < size < 10000 for size in sizes)):
+                    raise ValueError(f"{name} is {value!r}")
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"its metadata cannot be understood ({error}): made by another version?"
+            ) from None
+        return config
 
     @classmethod
     def tiny(cls) -> "ModelConfig":
@@ -73,7 +91,7 @@ class PortraitMatting(nn.Module, OnHub):
     which says what to pad to.
     """
 
-    checkpoint: "CheckpointInfo | None" = None
+    checkpoint: CheckpointInfo | None = None
     """Where the weights come from and how they are meant to be used; None for fresh ones."""
 
     def __init__(self, config: ModelConfig | None = None) -> None:
@@ -102,13 +120,16 @@ class PortraitMatting(nn.Module, OnHub):
     def from_state(
         cls,
         state: Mapping[str, Tensor],
-        config: ModelConfig | None = None,
-        checkpoint: "CheckpointInfo | None" = None,
+        config: ModelConfig | Mapping[str, Any] | None = None,
+        checkpoint: CheckpointInfo | None = None,
     ) -> "PortraitMatting":
         """The network with these weights, on the CPU, in fp32 and eval mode.
 
-        Raises `CheckpointError` unless names, shapes and values are those of a trained network.
+        `config` may also be the dict that a checkpoint's metadata holds. Raises `CheckpointError`
+        unless it describes a network whose names, shapes and kinds of values the weights have.
         """
+        if isinstance(config, Mapping):
+            config = ModelConfig.from_dict(config)
         model = cls(config)
         _check_fit(state, model.state_dict())
         model.load_state_dict(state)
@@ -139,6 +160,20 @@ def check_images(image: Tensor) -> None:
         )
 
 
+_WEIGHTS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""What weights are stored in. Neither integers nor float8, which would be read without an error and
+hold next to nothing of a trained network; 8 bits come with a scale (`quantise_int8`)."""
+
+
+def _holds_values(value: Tensor, expected: Tensor) -> bool:
+    """Whether a stored tensor is an ordinary one of the kind that the network has there."""
+    if value.layout != torch.strided or value.is_quantized or value.is_meta:
+        return False
+    if expected.is_floating_point():
+        return value.dtype in _WEIGHTS
+    return not value.is_floating_point() and not value.is_complex()
+
+
 def _check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     problems = {
         "missing": sorted(expected.keys() - state.keys()),
@@ -148,8 +183,14 @@ def _check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> N
             for key in expected
             if key in state and state[key].shape != expected[key].shape
         ],
-        "not finite": [k for k in expected if k in state and not state[k].isfinite().all()],
+        "of another type": [
+            f"{key} {str(state[key].dtype).removeprefix('torch.')}"
+            for key in expected
+            if key in state and not _holds_values(state[key], expected[key])
+        ],
     }
+    if not any(problems.values()):  # in float32, in which a large float64 is infinite
+        problems["not finite"] = [k for k, v in state.items() if not v.float().isfinite().all()]
     faults = [
         f"{len(keys)} tensors {problem} ({', '.join(keys[:2])}{', ...' if len(keys) > 2 else ''})"
         for problem, keys in problems.items()

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from portraitmatting.checkpoint import CheckpointInfo, save_checkpoint
+from portraitmatting.checkpoint.format import CheckpointInfo, save_checkpoint
 from portraitmatting.choices import check_word
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.training.config import TrainConfig

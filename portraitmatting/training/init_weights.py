@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from portraitmatting.checkpoint import CheckpointInfo, load_network
-from portraitmatting.checkpoint.state_files import read_state
+from portraitmatting.checkpoint.format import CheckpointInfo, read_state
+from portraitmatting.checkpoint.load import load_network
 from portraitmatting.errors import CheckpointError, PortraitmattingError
 from portraitmatting.modeling.model import ModelConfig, PortraitMatting
 
