@@ -81,6 +81,30 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+_computed = _forked = False
+
+
+def check_process() -> None:
+    """Call before PyTorch computes on several threads: raises `PortraitmattingError` in a process
+    that was forked after that, and would wait forever for threads that it does not have."""
+    global _computed
+    if _forked:
+        raise PortraitmattingError(
+            "this process was forked from one that had run the network already, and has not got "
+            "its threads: load the model in each worker, or start workers by spawn"
+        )
+    _computed = True
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = _computed
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
 def describe_device(device: torch.device) -> str:
     """The device's name for people: "cuda:0 (NVIDIA A100)", "cpu (2 threads)"."""
     if device.type == "cuda":
@@ -99,5 +123,12 @@ def describe_precision(dtype: torch.dtype) -> str:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether PyTorch means that the device, or for the CPU the machine, has no memory left."""
     # MPS and the CPU say so in plain RuntimeErrors.
-    words = ("out of memory", "can't allocate memory", "not enough memory")
+    words = (
+        "out of memory",
+        "can't allocate memory",
+        "not enough memory",
+        "bad allocation",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_ALLOC_FAILED",
+    )
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

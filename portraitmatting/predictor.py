@@ -14,11 +14,13 @@ from torch import Tensor
 from portraitmatting.choices import preset_short_side
 from portraitmatting.device import (
     check_compiler,
+    check_process,
     choose_device,
     choose_precision,
     describe_device,
     describe_precision,
     is_out_of_memory,
+    one_thread,
 )
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.guided_filter import guided_upsample, guided_upsample_tensor
@@ -87,7 +89,10 @@ class Predictor:
         else:
             self.device = choose_device(str(device)) if device else next(model.parameters()).device
             self.dtype = choose_precision(precision, self.device)
-            self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
+            with one_thread():  # so that a process may still fork
+                self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
+            # With its number: in another thread "cuda" alone may be another GPU.
+            self.device = next(model.parameters()).device
         if compile:
             check_compiler()
         self._network = torch.compile(self.model) if compile else self.model
@@ -115,8 +120,9 @@ class Predictor:
         if isinstance(self.model, OnnxModel):
             return self.model.fingerprint
         digest = hashlib.sha256()
-        for tensor in self.model.state_dict().values():
-            digest.update(tensor.float().cpu().contiguous().numpy().data)
+        with one_thread():
+            for tensor in self.model.state_dict().values():
+                digest.update(tensor.float().cpu().contiguous().numpy().data)
         return digest.hexdigest()[:16]
 
     def at_short_side(self, short_side: int) -> "Predictor":
@@ -155,6 +161,7 @@ class Predictor:
 
     def prepare(self, image: NDArray[Any]) -> Prepared:
         """The image at its working size."""
+        check_process()
         picture = as_rgb(image)
         tensor = to_tensor(picture, self.network_size(picture))
         return Prepared(picture, tensor.pin_memory() if self.device.type == "cuda" else tensor)
@@ -234,6 +241,7 @@ class Predictor:
         The error does not leave this function: it would keep alive what filled the memory.
         """
         mixed, apart = self.dtype != torch.float32, self.device.type == "cuda"
+        check_process()
         try:
             # Stacked there, not here: from pinned memory each comes without this thread's help.
             there = [picture.to(self.device, non_blocking=apart) for picture in pictures]

@@ -309,7 +309,7 @@ def test_a_configuration_of_no_network_is_named(tmp_path, tiny_model, change):
     described["config"] |= change
     texts = {"portraitmatting": json.dumps(described)}
     save_file(tiny_model.state_dict(), tmp_path / "x.safetensors", texts)
-    with pytest.raises(CheckpointError, match=r"x\.safetensors: .*(metadata|does not fit)"):
+    with pytest.raises(CheckpointError, match=r"metadata|configuration|does not fit"):
         load_model(tmp_path / "x.safetensors")
 
 

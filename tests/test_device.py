@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from portraitmatting import PortraitmattingError
+from portraitmatting import PortraitMatting, PortraitmattingError, Predictor
 from portraitmatting.device import (
     PRECISIONS,
     choose_device,
@@ -114,3 +114,23 @@ def test_the_cpu_allocator_speaks_as_expected():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_libraries_of_cuda_without_memory_are_out_of_memory(message):
+    assert is_out_of_memory(RuntimeError(message))
+
+
+def test_a_predictor_is_where_its_model_came_to_be(machine, tiny_model, monkeypatch):
+    """By number: in a thread with another current device, "cuda" would be another GPU."""
+    machine(2)
+    there = torch.device("meta")  # stands in for cuda:1, the current device of this thread
+    move = torch.nn.Module.to
+    monkeypatch.setattr(PortraitMatting, "to", lambda self, *_, **__: move(self, there))
+    assert Predictor(tiny_model, 64, device="cuda").device == there

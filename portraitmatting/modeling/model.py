@@ -130,7 +130,12 @@ class PortraitMatting(nn.Module, OnHub):
         """
         if isinstance(config, Mapping):
             config = ModelConfig.from_dict(config)
-        model = cls(config)
+        try:
+            model = cls(config)
+        except (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"no network can be built of its configuration ({str(error)[:80]!r})"
+            ) from None
         _check_fit(state, model.state_dict())
         model.load_state_dict(state)
         model.checkpoint = checkpoint
