@@ -1078,3 +1078,11 @@ def test_what_compiling_says_comes_before_the_bar(photos, run, monkeypatch):
     shown = len(terminal.getvalue())
     run("rgba", progress=True)  # with nothing to do, there is nothing to prepare
     assert "Preparing" not in terminal.getvalue()[shown:]
+
+
+def test_kinds_of_images_are_named_if_there_are_several(photos):
+    write_image(photos / "a.png", pixels())
+    assert plan_folder(photos).describe_sources() == "1 image"
+    for name in ("b.JPG", "c.jpg"):
+        write_image(photos / name, pixels())
+    assert plan_folder(photos).describe_sources() == "3 images (2 .jpg, 1 .png)"

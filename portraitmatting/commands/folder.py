@@ -128,8 +128,7 @@ def _folder(
         from portraitmatting.folder.job import matte_folder
 
         choices = given(options, "batch_size", "workers", "overwrite")
-        count = len(plan.sources)
-        print(f"{count} {'image' if count == 1 else 'images'}, {predictor}", file=sys.stderr)
+        print(f"{plan.describe_sources()}, {predictor}", file=sys.stderr)
 
         def work(plan: Plan) -> Summary:
             return matte_folder(plan, predictor, results, progress=True, call=call, **choices)

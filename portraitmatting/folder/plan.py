@@ -49,6 +49,14 @@ class Plan:
         """The path of its results below the folder of each kind."""
         return self.names.get(source) or source.with_suffix(self.suffix)
 
+    def describe_sources(self) -> str:
+        """ "3 images", with their kinds if there are several: "3 images (1 .heic, 2 .jpg)"."""
+        suffixes = Counter(source.suffix.lower() for source in self.sources)
+        count = len(self.sources)
+        kinds = ", ".join(f"{suffixes[suffix]} {suffix}" for suffix in sorted(suffixes))
+        named = f" ({kinds})" if len(suffixes) > 1 else ""
+        return f"{count} {'image' if count == 1 else 'images'}{named}"
+
     def remarks(self) -> list[str]:
         """Lines for people about what they may not expect of the results."""
         if not self.names:
