@@ -140,7 +140,7 @@ def test_floats_are_written_with_8_bits(tmp_path):
 # Reading what cameras and editors make
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation_comes_upright(tmp_path, kind, orientation):
     upright = smooth()
