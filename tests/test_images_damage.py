@@ -245,7 +245,7 @@ def test_a_bomb_of_any_kind_is_refused_by_its_header(monkeypatch):
 def test_names_of_every_sort_are_read_listed_and_named(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(SAMPLES["PNG"])
-    assert [os.fsencode(found) for found in list_images(tmp_path)] == [os.fsencode(name)]
+    assert [os.fsencode(path) for path in list_images(tmp_path)] == [os.fsencode(name)]
     assert read_image(path).pixels.shape == (45, 62, 3)
     path.write_bytes(b"")
     with pytest.raises(ImageError) as caught:

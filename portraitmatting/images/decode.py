@@ -255,7 +255,7 @@ def _split_alpha(pixels: NDArray[Any]) -> _Stored:
 
 def _check_jpeg_end(data: bytes, image: Image.Image, colours: NDArray[np.uint8]) -> None:
     """libjpeg fills what a cut scan lacks with middle grey, and Pillow says nothing if an end
-    marker follows. Where a picture ends in that grey, more bytes of scan must not change it."""
+    marker follows. Where an image ends in that grey, more bytes of scan must not change it."""
     if not (colours[-1, -1] == 128).all() or (end := data.rfind(b"\xff\xd9")) < 0:
         return
     longer = data[:end] + b"\x5a" * 64 + data[end:]

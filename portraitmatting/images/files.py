@@ -1,7 +1,4 @@
-"""Images on disk: read any common kind as RGB, write atomically, list a tree.
-
-The files themselves are taken apart in decode.py and put together in encode.py.
-"""
+"""Images on disk: read any common kind as RGB, write atomically, list a tree."""
 
 import os
 from collections import Counter
@@ -24,13 +21,14 @@ JOURNAL, RECORDS = ".portraitmatting.jsonl", ".portraitmatting"
 
 
 def read_image(path: str | os.PathLike[str]) -> DecodedImage:
-    """Any file that holds an image -> `Image`, whatever its suffix says.
+    """Any file that holds an image, whatever its suffix says: docs/images.md lists the kinds.
 
-    uint16 where the file has 16 bits per colour, else uint8. EXIF orientation is applied.
-    Transparent images are laid over white, of animated ones the first frame counts. CMYK, Lab
-    and grey with a profile of their own go through it to sRGB. Raises ImageError, one line, for
-    what cannot be read whole, floating-point pixels, and images above Pillow's limit of
-    179 megapixels (twice PIL.Image.MAX_IMAGE_PIXELS), which guards against decompression bombs.
+    uint16 where the file has more than 8 bits per colour, else uint8. The orientation of EXIF is
+    applied. Transparent images are laid over white, of animated ones the first frame counts. CMYK,
+    Lab and grey with a profile of their own become sRGB. Raises ImageError, one line, for what
+    cannot be read whole, for pixels that are no intensities from black to white, and for images
+    above Pillow's limit of 179 megapixels (twice PIL.Image.MAX_IMAGE_PIXELS), which guards against
+    decompression bombs.
     """
     name = one_line(os.fspath(path))
     try:

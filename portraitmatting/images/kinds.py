@@ -1,4 +1,4 @@
-"""Kinds of image files, told by name and by content; imports nothing heavy."""
+"""Kinds of image files, recognised by name and by content; imports nothing heavy."""
 
 import os
 import re
