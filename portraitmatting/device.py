@@ -1,5 +1,6 @@
 """Which device runs the network, and in which precision."""
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -7,9 +8,10 @@ from contextlib import contextmanager
 
 import torch
 
-from portraitmatting import choices
+from portraitmatting import choices, nvidia
 from portraitmatting.errors import PortraitmattingError
 
+_log = logging.getLogger("portraitmatting")
 PRECISIONS = {name: getattr(torch, dtype) for name, dtype in choices.PRECISIONS.items()}
 
 
@@ -22,13 +24,20 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        if reason := nvidia.why_idle(torch.version.cuda, torch.version.hip):
+            _log.warning("%s; using the CPU", reason)  # without a handler, a line on stderr
+        return torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
         raise PortraitmattingError(f"unknown device {name!r}: use auto, cpu, cuda or mps") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         reason = "no usable GPU found" if torch.version.cuda else "this PyTorch has no CUDA"
+        if nvidia.is_hidden():
+            reason = "CUDA_VISIBLE_DEVICES hides every GPU"
+        reason = nvidia.why_idle(torch.version.cuda, torch.version.hip) or reason
         raise PortraitmattingError(f"device {name!r}: {reason}; use cpu or auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from portraitmatting.cli import FAILED, Parser, run
-from portraitmatting.doctor.finding import Finding
+from portraitmatting.doctor import examine
 from portraitmatting.errors import one_line
 
 
@@ -20,19 +20,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for wrong in wrongs:
         print(f"- {one_line(wrong)}")
     return FAILED if wrongs else 0
-
-
-def examine() -> list[Finding]:
-    """Every check in turn."""
-    from portraitmatting.cli import own_version
-    from portraitmatting.doctor import environment, machine, shelves
-
-    findings = [Finding("portraitmatting", own_version()), *environment.versions()]
-    findings += environment.opencv() + environment.requirements() + environment.imports()
-    torch, _ = environment.attempt("torch")
-    if torch:
-        findings += machine.devices(torch) + machine.threads(torch)
-    return findings + shelves.checkpoint() + environment.extras()
 
 
 def parser() -> argparse.ArgumentParser:
