@@ -281,6 +281,8 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path):
         write_image(tmp_path / "a.gif", noise(4, 4))
     with pytest.raises(ImageError, match="cannot be written"):
         write_image(tmp_path / "a.webp", noise(1, 17000))
+    with pytest.raises(ImageError, match=r"a\.png.*0\.\.1"):
+        write_image(tmp_path / "a.png", np.full((4, 4), 255.0))
     for shape in ((4, 4, 2), (4,), (0, 4, 3)):
         with pytest.raises(ImageError, match="expected HxW"):
             write_image(tmp_path / "a.png", np.zeros(shape, np.uint8))

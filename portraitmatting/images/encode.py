@@ -13,7 +13,7 @@ from PIL.ExifTags import IFD, Base
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from portraitmatting.choices import DEEP_FORMATS, FORMATS
-from portraitmatting.errors import ImageError, one_line
+from portraitmatting.errors import ImageError, PortraitmattingError, one_line
 from portraitmatting.images.metadata import Metadata
 from portraitmatting.images.pixels import to_dtype
 
@@ -52,7 +52,10 @@ def encode_image(
     if channels == 4 and suffix in (".jpg", ".jpeg"):
         raise ImageError("JPEG has no transparency: write .png, .webp or .tif instead")
     deep = pixels.dtype == np.uint16 and suffix in SIXTEEN_BIT
-    pixels = to_dtype(pixels, np.uint16 if deep else np.uint8)
+    try:
+        pixels = to_dtype(pixels, np.uint16 if deep else np.uint8)
+    except PortraitmattingError as error:
+        raise ImageError(str(error)) from error
     if pixels.ndim == 3 and channels == 1:
         pixels = pixels[..., 0]
     if channels == 4:  # colours that nobody sees would take a fifth of a cut-out's bytes
@@ -68,7 +71,8 @@ def encode_image(
         return _encode_with_pillow(pixels, suffix, profile, metadata)
     # Sides beyond what the format can hold.
     except (OSError, ValueError, imagecodecs.PngError) as error:
-        raise ImageError(f"cannot be written: {one_line(str(error))}") from error
+        reason = one_line(str(error)).rstrip(".")
+        raise ImageError(f"cannot be written: {reason}: use another format or size") from error
 
 
 def _encode_with_pillow(

@@ -30,7 +30,7 @@ def read_image(path: str | os.PathLike[str]) -> DecodedImage:
     above Pillow's limit of 179 megapixels (twice PIL.Image.MAX_IMAGE_PIXELS), which guards against
     decompression bombs.
     """
-    name = one_line(os.fspath(path))
+    name = one_line(os.fspath(path)) or "''"
     try:
         data = Path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
