@@ -20,7 +20,7 @@ from portraitmatting.modeling.model import PortraitMatting
 from portraitmatting.training.augment import replace_background
 from portraitmatting.training.config import TrainConfig
 from portraitmatting.training.data import Batch, trimap_classes
-from portraitmatting.training.runtime import Processes, choose_training_precision
+from portraitmatting.training.runtime import Processes, choose_training_precision, reproducible
 from portraitmatting.training.trainer import Trainer
 
 
@@ -47,7 +47,8 @@ def main() -> None:
     for method in ("ml", "fast"):
         arguments = (image, alpha, image, method, rng)
         ways[f"new background, {method}"] = partial(repeat, options.batch, *arguments)
-    seconds = interleaved(ways, options.rounds)
+    with reproducible(torch.device("cpu")):
+        seconds = interleaved(ways, options.rounds)
     rows = [[name, f"{value / options.batch:.3f}"] for name, value in seconds.items()]
     title = f"{options.side}x{options.side}, batches of {options.batch}"
     print(table([title, "s per sample"], rows))

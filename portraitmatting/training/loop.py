@@ -96,7 +96,7 @@ class Loop:
         self.data = TrainingData(config)
         self.validation: Validation | None = None
         if config.validation:
-            self.validation = Validation(config.validation, config.short_side, config.images)
+            self.validation = Validation(config.validation, config.images)
         self.board: Board | None = None
         self.best = float("inf")
 
@@ -172,7 +172,9 @@ class Loop:
         trainer = self.trainer
         # While only coarse stages are trained, what the heads give means nothing.
         if self.validation is not None and self.processes.first and not trainer.coarse:
-            scores = self.validation.run(trainer.average.model, self.directory, trainer.step)
+            precision = describe_precision(trainer.precision.dtype)
+            predictor = Predictor(trainer.average.model, self.config.short_side, precision)
+            scores = self.validation.run(predictor, self.directory, trainer.step)
             self._log("scores", {"step": trainer.step, **scores})
             text = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
             tqdm.write(f"step {trainer.step}: {text}")
@@ -196,18 +198,14 @@ class Loop:
 
 
 class Validation:
-    """A folder with image/ and alpha/, scored at one working short side."""
+    """A folder with image/ and alpha/, to be scored on."""
 
-    def __init__(self, folder: str, short_side: int, kept: int) -> None:
-        self.folder, self.short_side, self.kept = Path(folder), short_side, kept
+    def __init__(self, folder: str, kept: int) -> None:
+        self.folder, self.kept = Path(folder), kept
         self.pairs = paired(folder, "alpha")
 
-    def run(self, model: PortraitMatting, directory: RunDirectory, step: int) -> dict[str, float]:
-        """The means over the folder; `model` is left in eval mode.
-
-        A table per image and the first mattes go to the run.
-        """
-        predictor = Predictor(model, short_side=self.short_side)
+    def run(self, predictor: Predictor, directory: RunDirectory, step: int) -> dict[str, float]:
+        """The means over the folder; a table per image and the first mattes go to the run."""
         rows: list[dict[str, str | float]] = []
         for number, (image_path, alpha_path) in enumerate(self.pairs):
             pixels = read_image(image_path).pixels
