@@ -206,8 +206,6 @@ class RunDirectory:
         try:
             with atomic_path(path) as temporary, temporary.open("wb") as file:
                 torch.save(dict(content), file)
-                file.flush()
-                os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:  # torch turns some failed writes into RuntimeError
             raise self._refused(path, error) from None
 
