@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from portraitmatting import metrics
@@ -168,6 +169,48 @@ def test_what_is_no_matte_is_refused(tmp_path):
         read_alpha(tmp_path / "text.png")
     with pytest.raises(ImageError, match=r"gone\.png: "):
         read_alpha(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "bits", "deep", "turned"])
+def test_a_matte_means_the_same_in_every_kind_of_file(tmp_path, kind):
+    levels = disc(10) // 255 * 255 if kind == "bits" else disc(10)
+    path = tmp_path / "matte.tif"
+    if kind.startswith("float"):
+        tifffile.imwrite(path, (levels / 255).astype(kind))
+    elif kind == "bits":
+        tifffile.imwrite(path, levels > 0, photometric="minisblack")
+    elif kind == "deep":
+        tifffile.imwrite(path, levels.astype(np.uint16) * 257, compression="zlib")
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.fromarray(np.rot90(levels)).save(tmp_path / "matte.png", exif=exif)
+        path = tmp_path / "matte.png"
+    assert np.allclose(read_alpha(path), levels / 255, atol=3e-4)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "top"),
+    [("uint8", 1), ("uint8", 2), ("uint8", 100), ("uint16", 255), ("uint16", 4095)],
+)
+def test_levels_of_another_scale_are_refused(tmp_path, dtype, top):
+    path = tmp_path / "matte.tif"
+    tifffile.imwrite(path, (disc(10) > 0).astype(dtype) * np.dtype(dtype).type(top))
+    with pytest.raises(ImageError, match=f"ends at level {top} of .*multiply it by"):
+        read_alpha(path)
+
+
+def test_integers_of_32_bits_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "matte.tif", disc(10).astype(np.int32))
+    with pytest.raises(ImageError, match="integers"):
+        read_alpha(tmp_path / "matte.tif")
+
+
+def test_a_faint_matte_is_one_all_the_same(tmp_path):
+    levels = np.zeros((64, 64), np.uint8)
+    levels[3, 3:20] = 1
+    save(tmp_path / "faint.png", levels)
+    assert read_alpha(tmp_path / "faint.png").max() == np.float32(1) / np.float32(255)
 
 
 # ---------------------------------------------------------------- scoring
@@ -408,7 +451,7 @@ def test_the_worst_cases_come_first_and_only_so_many(plain):
     assert [case.title.split()[0] for case in report.worst] == ["b", "c"]
     assert [caption for caption, _ in report.worst[0].tiles] == [
         "image",
-        "truth",
+        "ground truth",
         "uneven",
         "error",
         "failing",

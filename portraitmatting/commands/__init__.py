@@ -13,7 +13,7 @@ COMMANDS = {
     "distributed": "the same on many machines, over Ray Data",
     "webcam": "another background, live or in a video file",
     "web": "a page in the browser for single photos",
-    "evaluate": "score mattes against a benchmark's truth",
+    "evaluate": "score mattes against a benchmark's ground truth",
     "train": "train the network, or make a checkpoint of a run",
     "export": "the network as one ONNX file of any batch and size",
     "checkpoint": "convert, describe and verify checkpoint files",

@@ -87,9 +87,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported for it."""
     parser = Parser(
         prog="portraitmatting evaluate",
-        description="Score mattes against the truth of a benchmark folder: P3M-10k, PPM-100, "
-        "AIM-500, or plain image/ + alpha/ (+ trimap/). Exit code 1 if any image could not be "
-        "scored.",
+        description="Score mattes against the ground truth of a benchmark folder: P3M-10k, "
+        "PPM-100, AIM-500, or plain image/ + alpha/ (+ trimap/). Exit code 1 if any image could "
+        "not be scored.",
     )
     add = parser.add_argument
     add("folder", help="the benchmark's folder")

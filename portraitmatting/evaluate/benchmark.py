@@ -92,15 +92,15 @@ def index_by_name(folder: Path) -> dict[str, Path]:
 
     Raises PortraitmattingError for two that differ by suffix only.
     """
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for path in sorted(list_images(folder), key=_natural):
         name = path.with_suffix("").as_posix()
-        if name in found:
+        if name in paths:
             raise PortraitmattingError(
-                f"{found[name]} and {folder / path} differ by suffix only: keep one of them"
+                f"{paths[name]} and {folder / path} differ by suffix only: keep one of them"
             )
-        found[name] = folder / path
-    return found
+        paths[name] = folder / path
+    return paths
 
 
 def _layout_of(folder: Path) -> _Layout | None:

@@ -1,4 +1,4 @@
-"""How sure a mean is, by drawing the images anew: no assumption on how scores are distributed."""
+"""How sure a mean is, by drawing the images anew, whatever their distribution."""
 
 import itertools
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""One image that shows the worst cases: image, truth, each method's matte, its error."""
+"""One image that shows the worst cases: image, ground truth, each method's matte, its error."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ def make_case(
 ) -> Case:
     """HxWx3 RGB uint8 | uint16, HxW float truth and (name, HxW float matte or None where it failed)
     -> tiles of at most 240 pixels a side, small enough to keep."""
-    tiles = [("image", _tile(to_dtype(image, np.uint8))), ("truth", _tile(_grey(truth)))]
+    tiles = [("image", _tile(to_dtype(image, np.uint8))), ("ground truth", _tile(_grey(truth)))]
     for name, alpha in mattes:
         if alpha is None:
             nothing = np.full_like(tiles[0][1], 200)

@@ -1,4 +1,4 @@
-"""Whom an evaluation scores: our network under some setting, or mattes that lie in a folder."""
+"""What an evaluation scores: our network with some settings, or the mattes in a folder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -69,7 +69,7 @@ class Comparison:
 
 @dataclass
 class Report:
-    """Everything an evaluation found; `protocol` is what the numbers must be quoted with."""
+    """The whole result; `protocol` is what the numbers must be quoted with."""
 
     protocol: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
@@ -79,19 +79,19 @@ class Report:
 
     def means(self) -> list[Mean]:
         """One for each method, region and metric, in the order of scoring."""
-        found = []
+        results = []
         for method, region, metric, scores in self._columns():
             values = np.array(list(scores.values()))
             low, high = bootstrap_interval(values, self.seed)
             mean = float(values.mean())
-            found.append(Mean(method, region, metric, len(values), mean, low, high))
-        return found
+            results.append(Mean(method, region, metric, len(values), mean, low, high))
+        return results
 
     def comparisons(self) -> list[Comparison]:
         """Every further method against the first; p values not corrected for their number."""
         columns = {(c, r, m): scores for c, r, m, scores in self._columns()}
         first = next(iter(columns), ("", "", ""))[0]
-        found = []
+        results = []
         for (second, region, metric), scores in columns.items():
             base = columns.get((first, region, metric), {})
             common = [name for name in scores if name in base]
@@ -100,12 +100,12 @@ class Report:
             gaps: Scores = np.array([scores[name] - base[name] for name in common])
             interval = bootstrap_interval(gaps, self.seed)
             p_value = paired_p_value(gaps, self.seed)
-            found.append(
+            results.append(
                 Comparison(
                     first, second, region, metric, len(gaps), float(gaps.mean()), *interval, p_value
                 )
             )
-        return found
+        return results
 
     def write_csv(self, path: str | os.PathLike[str]) -> None:
         """One line per method, region and image; written atomically."""

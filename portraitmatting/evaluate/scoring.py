@@ -3,7 +3,7 @@
 import heapq
 import math
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,7 @@ class Scoring:
         before, self._previous = self._previous, {}
         try:
             image = read_image(sample.image).pixels
-            truth = _read_truth(sample.truth)
+            truth = read_alpha(sample.truth)
             _check_size(str(sample.truth), truth, image)
             masks: Masks = {region: self._mask(region, sample, truth) for region in self._regions}
         except PortraitmattingError as error:
@@ -135,13 +135,6 @@ class Scoring:
         heapq.heappush(self._heap, (badness, -len(self.rows), case))
         if len(self._heap) > self._keep:
             heapq.heappop(self._heap)
-
-
-def _read_truth(path: Path) -> NDArray[np.float32]:
-    truth = read_alpha(path)
-    if 0 < truth.max() < 1.5 / 255:
-        raise ImageError(f"{path}: holds 0 and 1 of 255: multiply it by 255 to make it a matte")
-    return truth
 
 
 def _check_size(name: str, array: NDArray[np.generic], image: NDArray[np.generic]) -> None:

@@ -14,7 +14,7 @@ def format_report(report: Report) -> str:
     """Scores per image, means with intervals side by side, comparisons, failures, protocol."""
     by_method = _grouped(report.rows, lambda row: (row.method, row.region))
     by_region = _grouped(report.means(), lambda mean: mean.region)
-    by_pair = _grouped(report.comparisons(), lambda found: (found.second, found.region))
+    by_pair = _grouped(report.comparisons(), lambda c: (c.second, c.region))
     blocks = [*map(_images, by_method), *map(_means, by_region), *map(_comparison, by_pair)]
     if report.failures:
         lines = [f"  {f.image}, {f.method}, {f.region}: {f.reason}" for f in report.failures]
@@ -37,20 +37,21 @@ def _means(means: Sequence[Mean]) -> str:
     methods = _unique(m.method for m in means)
     lines = [["", *methods]]
     for metric in _unique(m.metric for m in means):
-        found = [cells.get((method, metric)) for method in methods]
-        lines.append([metric, *(_mean(mean) if mean else "-" for mean in found)])
+        row = [cells.get((method, metric)) for method in methods]
+        lines.append([metric, *(_mean(mean) if mean else "-" for mean in row)])
     counts = (max(m.count for m in means if m.method == c) for c in methods)
     lines.append(["images", *map(str, counts)])
     return f"mean and 95 % interval, {means[0].region}\n{_aligned(lines)}"
 
 
-def _comparison(found: Sequence[Comparison]) -> str:
+def _comparison(comparisons: Sequence[Comparison]) -> str:
     lines = [["", "difference", "95 % interval", "p", "images"]]
-    for c in found:
+    for c in comparisons:
         interval = _interval(c.low, c.high, "+")
         cells = [c.metric, _number(c.difference, "+"), interval, _number(c.p_value), str(c.count)]
         lines.append(cells)
-    return f"{found[0].second} minus {found[0].first}, {found[0].region}\n{_aligned(lines)}"
+    first = comparisons[0]
+    return f"{first.second} minus {first.first}, {first.region}\n{_aligned(lines)}"
 
 
 def _grouped(items: Iterable[Item], key: Callable[[Item], object]) -> list[list[Item]]:
@@ -64,8 +65,8 @@ def _unique(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _mean(found: Mean) -> str:
-    return f"{_number(found.mean)} ({_interval(found.low, found.high)})"
+def _mean(mean: Mean) -> str:
+    return f"{_number(mean.mean)} ({_interval(mean.low, mean.high)})"
 
 
 def _protocol(facts: object, indent: str) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeVar
 
 import imagecodecs
 import numpy as np
@@ -66,6 +66,8 @@ _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 }
 _ROWS_AT_ONCE = 256  # laid over white, which takes four times the memory of these rows
 
+_Result = TypeVar("_Result")
+
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
@@ -82,8 +84,8 @@ class DecodedImage:
 
 
 @dataclass
-class _Stored:
-    """What a decoder delivers."""
+class Stored:
+    """What a decoder delivers: the levels in the file, neither converted nor turned."""
 
     colours: NDArray[Any]
     """HxW grey, HxWx3 RGB or HxWx4 CMYK (0 for no ink), uint8 | uint16."""
@@ -93,17 +95,26 @@ class _Stored:
     orientation: int = 1
     metadata: Metadata | None = None
 
+    def upright(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """`pixels`, HxW or HxWxC as stored, turned as EXIF says; contiguous."""
+        return np.ascontiguousarray(_UPRIGHT.get(self.orientation, np.asarray)(pixels))
+
 
 def decode(data: bytes) -> DecodedImage:
     """The bytes of a whole image file -> its content, as `read_image` describes. Raises ImageError
     that says what is wrong and the way out, but cannot name the file."""
+    return decode_with(_finish, data)
+
+
+def decode_with(finish: Callable[[Stored], _Result], data: bytes) -> _Result:
+    """What `finish` makes of the levels in an image file; errors as those of `decode`."""
     if not data:
         raise ImageError("the file is empty (0 bytes): copy or download it again")
     kind = kind_of(data)
     if kind is None or not is_read(kind):
         raise ImageError(_what_is(data, kind))
     try:
-        return _finish(_DECODERS.get(kind, _decode_with_pillow)(data, kind))
+        return finish(_DECODERS.get(kind, _decode_with_pillow)(data, kind))
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -121,7 +132,7 @@ def decode(data: bytes) -> DecodedImage:
         raise ImageError(f"damaged or incomplete ({reason}): copy or export it again") from error
 
 
-def _decode_png(data: bytes, kind: str) -> _Stored:
+def _decode_png(data: bytes, kind: str) -> Stored:
     png = split_png(data)
     deep.check_size(png.width, png.height)
     if png.color_type != 3:
@@ -138,7 +149,7 @@ def _decode_png(data: bytes, kind: str) -> _Stored:
     return stored
 
 
-def _decode_tiff(data: bytes, kind: str) -> _Stored:
+def _decode_tiff(data: bytes, kind: str) -> Stored:
     tiff = TiffImage(data)
     deep.check_size(tiff.width, tiff.height)
     if tiff.is_for_pillow:
@@ -151,15 +162,15 @@ def _decode_tiff(data: bytes, kind: str) -> _Stored:
         profile = tiff.icc_profile
         if profile is None and colours.shape[2:] == (3,) and is_adobe_rgb(exif):
             profile = adobe_rgb()
-    return _Stored(colours, alpha, premultiplied, profile, tiff.orientation, metadata)
+    return Stored(colours, alpha, premultiplied, profile, tiff.orientation, metadata)
 
 
-def _decode_pnm(data: bytes, kind: str) -> _Stored:
+def _decode_pnm(data: bytes, kind: str) -> Stored:
     pixels = deep.decode_pnm(data)
     return _decode_with_pillow(data, kind) if pixels is None else _split_alpha(pixels)
 
 
-def _decode_jxl(data: bytes, kind: str) -> _Stored:
+def _decode_jxl(data: bytes, kind: str) -> Stored:
     header = deep.JxlHeader(data)
     deep.check_size(header.width, header.height)
     # The plugin ends the process where it gets no memory: better to fail here.
@@ -174,7 +185,7 @@ def _decode_jxl(data: bytes, kind: str) -> _Stored:
     return stored
 
 
-def _decode_with_pillow(data: bytes, kind: str) -> _Stored:
+def _decode_with_pillow(data: bytes, kind: str) -> Stored:
     pillow_format = _PILLOW_FORMATS[kind]
     if kind == "HEIC" and b"avif" in data[8:64]:
         pillow_format = "AVIF"
@@ -220,17 +231,17 @@ def _noted_profile(data: bytes, image: Image.Image, exif: Image.Exif) -> bytes |
     return adobe_rgb() if image.mode == "RGB" and is_adobe_rgb(exif) else None
 
 
-def _from_pillow(image: Image.Image) -> _Stored:
+def _from_pillow(image: Image.Image) -> Stored:
     """The pixels of an open image, decoded here."""
     image.load()
     mode = image.mode
     if mode == "F":
-        return _Stored(to_dtype(np.asarray(image), np.uint16))
+        return Stored(to_dtype(np.asarray(image), np.uint16))
     if mode == "I" or mode.startswith("I;16"):
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:
             raise ImageError("holds 32-bit integers: export it with 8 or 16 bits")
-        return _Stored(grey.astype(np.uint16))
+        return Stored(grey.astype(np.uint16))
     if image.has_transparency_data:
         wanted = "LA" if mode in ("L", "LA", "La", "1") else "RGBA"
         stored = _split_alpha(np.asarray(image if mode == wanted else image.convert(wanted)))
@@ -240,17 +251,17 @@ def _from_pillow(image: Image.Image) -> _Stored:
     if mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-        return _Stored(np.asarray(converted))
+        return Stored(np.asarray(converted))
     if mode in ("L", "RGB", "CMYK"):
-        return _Stored(np.asarray(image))
-    return _Stored(np.asarray(image.convert("L" if mode == "1" else "RGB")))
+        return Stored(np.asarray(image))
+    return Stored(np.asarray(image.convert("L" if mode == "1" else "RGB")))
 
 
-def _split_alpha(pixels: NDArray[Any]) -> _Stored:
+def _split_alpha(pixels: NDArray[Any]) -> Stored:
     """HxWx1 to HxWx4, grey or RGB, with straight alpha last where the count is even."""
     channels = pixels.shape[2]
     alpha = pixels[..., -1] if channels in (2, 4) else None
-    return _Stored(pixels[..., 0] if channels < 3 else pixels[..., :3], alpha)
+    return Stored(pixels[..., 0] if channels < 3 else pixels[..., :3], alpha)
 
 
 def _check_jpeg_end(data: bytes, image: Image.Image, colours: NDArray[np.uint8]) -> None:
@@ -263,7 +274,7 @@ def _check_jpeg_end(data: bytes, image: Image.Image, colours: NDArray[np.uint8])
         raise ImageError("damaged or incomplete (its scan ends early): copy or export it again")
 
 
-def _finish(stored: _Stored) -> DecodedImage:
+def _finish(stored: Stored) -> DecodedImage:
     """RGB over white, upright."""
     pixels, profile = _as_rgb(stored.colours, stored.icc_profile)
     alpha = stored.alpha
@@ -271,11 +282,10 @@ def _finish(stored: _Stored) -> DecodedImage:
         alpha = None
     if alpha is not None:
         pixels = _over_white(pixels, alpha, stored.premultiplied)
-    turn = _UPRIGHT.get(stored.orientation, np.asarray)
     return DecodedImage(
-        np.ascontiguousarray(turn(pixels)),
+        stored.upright(pixels),
         profile,
-        None if alpha is None else np.ascontiguousarray(turn(alpha)),
+        None if alpha is None else stored.upright(alpha),
         stored.metadata,
     )
 
@@ -339,7 +349,7 @@ def _is_short_of_memory(data: bytes, kind: str) -> bool:
     return False
 
 
-_DECODERS: dict[str, Callable[[bytes, str], _Stored]] = {
+_DECODERS: dict[str, Callable[[bytes, str], Stored]] = {
     "PNG": _decode_png,
     "TIFF": _decode_tiff,
     "PNM": _decode_pnm,

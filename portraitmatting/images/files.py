@@ -2,9 +2,9 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
@@ -19,6 +19,8 @@ from portraitmatting.images.metadata import Metadata
 JOURNAL, RECORDS = ".portraitmatting.jsonl", ".portraitmatting"
 """What a folder job and a distributed one keep beside the folders of their results."""
 
+_Result = TypeVar("_Result")
+
 
 def read_image(path: str | os.PathLike[str]) -> DecodedImage:
     """Any file that holds an image, whatever its suffix says: docs/images.md lists the kinds.
@@ -30,6 +32,11 @@ def read_image(path: str | os.PathLike[str]) -> DecodedImage:
     above Pillow's limit of 179 megapixels (twice PIL.Image.MAX_IMAGE_PIXELS), which guards against
     decompression bombs.
     """
+    return read_with(decode, path)
+
+
+def read_with(decoder: Callable[[bytes], _Result], path: str | os.PathLike[str]) -> _Result:
+    """What `decoder` makes of a file's bytes; its ImageError names the file."""
     name = one_line(os.fspath(path)) or "''"
     try:
         data = Path(path).read_bytes()
@@ -37,7 +44,7 @@ def read_image(path: str | os.PathLike[str]) -> DecodedImage:
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{name}: cannot be opened ({reason}): check the path") from error
     try:
-        return decode(data)
+        return decoder(data)
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error
 
