@@ -8,6 +8,7 @@ import torch
 from tqdm import tqdm
 
 from portraitmatting.checkpoint.load import load_model
+from portraitmatting.checkpoint.registry import locate
 from portraitmatting.device import choose_precision, describe_precision
 from portraitmatting.distributed.cluster import connected, room_for
 from portraitmatting.distributed.crash_counter import start_crash_counter
@@ -19,6 +20,8 @@ from portraitmatting.distributed.worker import Orders
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.folder.plan import Plan
 from portraitmatting.folder.results import ResultOptions
+from portraitmatting.modeling.model import PortraitMatting
+from portraitmatting.onnx_model import OnnxModel
 from portraitmatting.predictor import Predictor
 
 
@@ -57,10 +60,17 @@ def matte_storage(
     check_reports(output)
     model = load_model(checkpoint)
     # Here the network only tells what it is; the GPU it will run on may be on other machines.
-    predictor = Predictor(model, short_side, "fp32", "cpu", preset)
-    if precision is None:
-        precision = model.checkpoint.precision if model.checkpoint else "auto"
-    precision = describe_precision(choose_precision(precision, torch.device(device)))
+    shared: PortraitMatting | bytes
+    if isinstance(model, OnnxModel):
+        shared = locate(checkpoint)[0].read_bytes()
+        predictor = Predictor(model, short_side, precision, preset=preset)
+        precision = describe_precision(predictor.dtype)
+    else:
+        shared = model
+        predictor = Predictor(model, short_side, "fp32", "cpu", preset)
+        if precision is None:
+            precision = model.checkpoint.precision if model.checkpoint else "auto"
+        precision = describe_precision(choose_precision(precision, torch.device(device)))
     settings = {
         kind: f"{plan.suffix} {plan.bits} {predictor.settings} {precision} {results.settings(kind)}"
         for kind in plan.kinds
@@ -79,7 +89,7 @@ def matte_storage(
                 file=sys.stderr,
             )
         orders = Orders(
-            source, output, plan, results, ray.put(model), start_crash_counter(),
+            source, output, plan, results, ray.put(shared), start_crash_counter(),
             predictor.short_side, precision, batch_size, cores, device,
         )  # fmt: skip
         hand_out(scanned.todo, orders, workers, gpus, report, progress)

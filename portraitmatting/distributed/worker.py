@@ -3,6 +3,7 @@
 import io
 import os
 import socket
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from portraitmatting.folder.results import ResultOptions
 from portraitmatting.images.decode import DecodedImage, decode
 from portraitmatting.images.encode import encode_image
 from portraitmatting.matte import Matte
+from portraitmatting.onnx_model import OnnxModel
 from portraitmatting.predictor import Predictor
 
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
@@ -55,7 +57,8 @@ class Orders:
     """Without sources."""
     results: ResultOptions
     model: Any
-    """A Ray reference to the network: it is read once, where the job is started."""
+    """A Ray reference to the network, or to the bytes of an ONNX file: it is read once, where the
+    job is started."""
     crashes: Any
     """A Ray reference to the job's `CrashCounter`."""
     short_side: int
@@ -82,18 +85,29 @@ class _Task:
     bytes_written: int = 0
 
 
+def _onnx_model(data: bytes, device: str) -> OnnxModel:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "network.onnx")
+        path.write_bytes(data)
+        return OnnxModel(path, device)
+
+
 class Worker:
     """One per GPU, or per so many cores; Ray keeps it, with its network, for the whole job."""
 
     def __init__(self, orders: Orders) -> None:
         # Every worker of a machine would take all of its cores otherwise.
         os.environ["NUMBA_NUM_THREADS"] = str(orders.cores)
-        torch.set_num_threads(orders.cores)
+        # On a CPU each core has an image of its own.
+        one_each = orders.device == "cpu" and orders.batch_size == 1
+        torch.set_num_threads(1 if one_each else orders.cores)
         cv2.setNumThreads(orders.cores)
         self._orders = orders
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         orders.results.prepare(orders.plan.kinds)
         model = ray.get(orders.model)
+        if isinstance(model, bytes):
+            model = _onnx_model(model, orders.device)
         predictor = Predictor(model, orders.short_side, orders.precision, orders.device)
         self._pipeline = Pipeline(predictor, self._pixels, self._read, self._write, self._fail)
 

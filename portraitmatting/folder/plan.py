@@ -96,7 +96,9 @@ def plan_folder(
     plan = plan_results(output, kinds, image_format, bits)
     several = isinstance(source, Sequence) and not isinstance(source, str)
     root, sources, unread = _find(
-        expand(source if several else [source]), plan.output, may_be_empty
+        expand([source] if isinstance(source, str | os.PathLike) else source),
+        plan.output,
+        may_be_empty,
     )
     names = result_names(sources, plan.suffix, cache(lambda: folds_names(plan.output)))
     plan = replace(plan, root=root, sources=sources, names=names, unread=unread)
