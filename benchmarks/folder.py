@@ -1,5 +1,11 @@
-"""Folder jobs: where their time goes, what they add to the network's, and their peak memory."""
+"""Folder jobs: where their time goes, what they add to the network's, and their peak memory.
 
+python -m benchmarks.folder                 # from the repository's root
+python -m benchmarks.folder --images 28     # a shorter job
+python -m benchmarks.folder --memory        # peak memory of several jobs instead
+"""
+
+import argparse
 import os
 import subprocess
 import sys
@@ -12,10 +18,10 @@ from typing import Any
 import torch
 
 from benchmarks.scenes import BACKGROUNDS, draw_portrait
-from benchmarks.timing import interleaved, say, table
+from benchmarks.timing import interleaved, machine, say, table
 from portraitmatting import ModelConfig, PortraitMatting, Predictor, load_model
 from portraitmatting.compositing import rgba
-from portraitmatting.folder.job import matte_folder
+from portraitmatting.folder.job import available_cores, matte_folder
 from portraitmatting.folder.plan import plan_folder
 from portraitmatting.folder.results import ResultOptions
 from portraitmatting.foreground import estimate_foreground
@@ -24,6 +30,7 @@ from portraitmatting.images.pixels import to_dtype
 
 MIXED = ((640, 480), (480, 640), (800, 600), (600, 900), (768, 1024), (1200, 900), (1080, 1440))
 _TWO_MEGAPIXELS = ((1224, 1632), (1632, 1224))
+_PHONE = ((6048, 8064),)
 _SMALL = ((120, 160), (160, 120))
 
 
@@ -39,11 +46,12 @@ def fill(folder: Path, sizes: Sequence[tuple[int, int]], count: int) -> None:
         (folder / f"{number:04}.jpg").write_bytes(drawn[number % len(sizes)].read_bytes())
 
 
-def breakdown_table(quick: bool) -> str:
-    """Of each step alone, one after another, the mean over the mixed sizes; and of a whole job of
-    200 mixed images, how much longer than the network alone it takes."""
+def breakdown_table(quick: bool, count: int = 200) -> str:
+    """Of each step alone on all cores, one after another, the mean over the mixed sizes; and of
+    whole jobs of `count` mixed images, by workers, how much longer than the network alone they
+    take."""
     torch.set_grad_enabled(False)
-    sizes, count = (MIXED[:2], 4) if quick else (MIXED, 200)
+    sizes, count = (MIXED[:2], 4) if quick else (MIXED, count)
     predictor = Predictor(load_model(device="cpu"))
     total: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -58,13 +66,14 @@ def breakdown_table(quick: bool) -> str:
             share = len(range(number, count, len(sizes))) / count
             for step, seconds in interleaved(steps, 1 if quick else 3).items():
                 total[step] = total.get(step, 0) + seconds * share
-    say(f"a job of {count} images")
-    job, _ = _job("mixed", count, "ml")
     everything = sum(total.values())
     rows = [[step, f"{s:.3f} s", f"{s / everything:.0%}"] for step, s in total.items()]
     rows.append(["all, one after another", f"{everything:.3f} s", "100%"])
-    added = f"{job / total['network'] - 1:+.0%} of the network's"
-    rows.append([f"the job, {count} images", f"{job:.3f} s", added])
+    for workers in sorted({1, available_cores()}):
+        say(f"a job of {count} images, {workers} workers")
+        job, _ = _job("mixed", count, "ml", workers)
+        added = f"{job / total['network'] - 1:+.0%} of the network's"
+        rows.append([f"the job, {count} images, {workers} workers", f"{job:.3f} s", added])
     return table(("step, per image", "time", "share"), rows)
 
 
@@ -99,6 +108,7 @@ def memory_table(quick: bool) -> str:
         (f"{many} small images, tiny network", ("tiny", many, "ml")),
         (f"{large} of 2 megapixels, foreground", ("large", large, "ml")),
         (f"{large} of 2 megapixels, no foreground", ("large", large, "none")),
+        ("4 of 48 megapixels, foreground", ("huge", 4, "ml")),
     ):
         say(f"memory: {title}")
         seconds, megabytes = _job(*arguments)
@@ -106,19 +116,20 @@ def memory_table(quick: bool) -> str:
     return table(("job", "per image", "peak memory"), rows)
 
 
-def _job(network: str, count: int, method: str) -> tuple[float, float]:
+def _job(network: str, count: int, method: str, workers: int = 0) -> tuple[float, float]:
     """Seconds per image and MB of a job in a process of its own, which waits as the command line
     makes it wait."""
-    command = [sys.executable, "-m", "benchmarks.folder", network, str(count), method]
+    arguments = ["--job", network, str(count), method, str(workers)]
+    command = [sys.executable, "-m", "benchmarks.folder", *arguments]
     root, environment = Path(__file__).parent.parent, {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    said = subprocess.run(
+    printed = subprocess.run(
         command, cwd=root, env=environment, check=True, capture_output=True, text=True
     ).stdout
-    seconds, megabytes = said.split()[-2:]
+    seconds, megabytes = printed.split()[-2:]
     return float(seconds), float(megabytes)
 
 
-def _measured_job(network: str, count: int, method: Any) -> None:
+def _measured_job(network: str, count: int, method: str, workers: int) -> None:
     """Prints seconds per image and the process's peak memory in MB."""
     import resource
 
@@ -126,8 +137,8 @@ def _measured_job(network: str, count: int, method: Any) -> None:
         predictor, sizes = Predictor(PortraitMatting(ModelConfig.tiny()), 64), _SMALL
     else:
         predictor = Predictor(load_model(device="cpu"))
-        sizes = MIXED if network == "mixed" else _TWO_MEGAPIXELS
-    style = ResultOptions(foreground=method)
+        sizes = {"mixed": MIXED, "large": _TWO_MEGAPIXELS, "huge": _PHONE}[network]
+    results = ResultOptions(foreground=method)
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "in").mkdir()
         # In yet another process, so that drawing, at twice the size, is not the peak.
@@ -137,14 +148,33 @@ def _measured_job(network: str, count: int, method: Any) -> None:
         )
         subprocess.run([sys.executable, "-c", draw, f"{name}/in"], check=True)
         plan = plan_folder(f"{name}/in", f"{name}/out")
-        style.prepare(plan.kinds)
+        results.prepare(plan.kinds)
         before = time.perf_counter()
-        summary = matte_folder(plan, predictor, style)
+        summary = matte_folder(plan, predictor, results, workers=workers or None)
         seconds = (time.perf_counter() - before) / count
     assert summary.done == count, summary
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(seconds, peak // (2**20 if sys.platform == "darwin" else 2**10))
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Print the tables of a folder job.")
+    parser.add_argument("--images", type=int, default=200, help="in the job that is timed")
+    parser.add_argument("--memory", action="store_true", help="peak memory instead")
+    parser.add_argument("--quick", action="store_true", help="fewer sizes, images and repeats")
+    parser.add_argument("--job", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.job:
+        network, count, method, workers = options.job
+        _measured_job(network, int(count), method, int(workers))
+        return
+    print(machine(), end="\n\n", flush=True)
+    print(
+        memory_table(options.quick)
+        if options.memory
+        else breakdown_table(options.quick, options.images)
+    )
+
+
 if __name__ == "__main__":
-    _measured_job(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main()

@@ -94,7 +94,11 @@ def workerlike(two_cores, checkpoint, one_thread) -> Callable[..., worker.Worker
     """Makes a worker of this process."""
 
     def make(
-        source: str, output: str, crashes: CrashCounter, style: ResultOptions = PLAIN
+        source: str,
+        output: str,
+        crashes: CrashCounter,
+        style: ResultOptions = PLAIN,
+        network: bytes | None = None,
     ) -> worker.Worker:
         calls = SimpleNamespace(
             begin=SimpleNamespace(remote=lambda key: ray.put(crashes.begin(key))),
@@ -102,7 +106,7 @@ def workerlike(two_cores, checkpoint, one_thread) -> Callable[..., worker.Worker
         )
         orders = worker.Orders(
             find_storage(source), find_storage(output), plan_results("", KINDS), style,
-            ray.put(load_model(checkpoint)), calls, 64, "fp32", 1, 1, "cpu",
+            ray.put(network or load_model(checkpoint)), calls, 64, "fp32", 1, 1, "cpu",
         )  # fmt: skip
         return worker.Worker(orders)
 
@@ -113,7 +117,7 @@ def block(*sources: str) -> "pa.Table":
     rows = [
         {
             "source": os.fsencode(s),
-            "name": os.fsencode(Path(s).with_suffix(".png")),
+            "name": b"",
             "kinds": " ".join(KINDS),
             "block": 7,
         }
@@ -266,6 +270,41 @@ def handed_out(monkeypatch, tmp_path, told: Callable[[list], Iterator]) -> Summa
     with Report(place, Summary()) as report:
         job.hand_out(todo, orders, 2, 0, report, progress=False)
     return report.summary
+
+
+def test_an_onnx_file_travels_too(photos, checkpoint, workerlike, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    from portraitmatting.commands import export
+
+    assert export.main([str(tmp_path / "tiny.onnx"), "--checkpoint", checkpoint]) == 0
+    matte = workerlike(
+        str(photos),
+        str(tmp_path / "out"),
+        CrashCounter(),
+        network=(tmp_path / "tiny.onnx").read_bytes(),
+    )
+    (tmp_path / "tiny.onnx").rename(tmp_path / "moved.onnx")
+    assert matte(block("a.webp"))["outcome"].to_pylist() == ["done"]
+    assert (tmp_path / "out" / "rgba" / "a.png").stat().st_size
+
+
+def test_a_worker_that_cannot_start_is_one_line(two_cores, monkeypatch, tmp_path):
+    def fails(images):
+        message = "ActorDiedError: ...\n  File x.py\nModuleNotFoundError: No module named 'timm'\n"
+        raise ray.exceptions.RayTaskError("f", message, RuntimeError("x"))
+        yield
+
+    monkeypatch.setattr(job, "_rows", fails)
+    place = find_storage(str(tmp_path))
+    orders = SimpleNamespace(source=place, cores=1)
+    todo = block("a.png").drop_columns("block")
+    with Report(place, Summary()) as report, pytest.raises(PortraitmattingError) as caught:
+        job.hand_out(todo, orders, 2, 0, report, progress=False)
+    assert "cannot be started: ModuleNotFoundError: No module named 'timm': see" in str(
+        caught.value
+    )
+    assert "\n" not in str(caught.value)
 
 
 def test_every_image_is_handed_out_once(two_cores, monkeypatch, tmp_path):

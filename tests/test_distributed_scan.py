@@ -124,7 +124,7 @@ def test_two_images_of_one_name_keep_their_suffix(source, output):
     names = {os.fsdecode(row["source"]): os.fsdecode(row["name"]) for row in rows}
     assert names["a/c.png"] == "a/c.png.png"
     assert names["a/c.JPG"] == "a/c.JPG.png"
-    assert names["b.png"] == "b.png"
+    assert names["b.png"] == ""
 
 
 def test_an_output_belongs_to_one_input(root, source, output):
@@ -215,6 +215,20 @@ def test_a_dangling_link_is_tried_each_time(tmp_path):
     todo(source, output)
     make(output, "a.png", "b.png")
     assert set(todo(source, output)) == {"b.png"}
+
+
+def test_names_with_colons_are_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("12:30:00", "a::b", "memory:c"):
+        storage = find_storage(name)
+        assert storage.folder == tmp_path / name
+        storage.write("a.png", b"an image")
+        assert [list(images) for _, images in storage.images(exclude=storage)] == []
+        other = find_storage(str(tmp_path / "elsewhere"))
+        assert [list(images) for _, images in storage.images(exclude=other)] == [["a.png"]]
+    for empty in ("", " "):
+        with pytest.raises(PortraitmattingError, match="an empty name"):
+            find_storage(empty)
 
 
 @pytest.mark.parametrize("url", ["nosuch://bucket/a", "s4://x"])

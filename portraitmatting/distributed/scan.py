@@ -24,9 +24,9 @@ _INPUT = "input"
 _CHUNK = 1 << 16
 
 TODO = pa.schema({"source": pa.binary(), "name": pa.binary(), "kinds": pa.string()})
-"""An image's path (bytes: file names need not be UTF-8), its results' path below their kind's
-folder, and the kinds to make of it, separated by spaces. Compact: about as many bytes as twice the
-path has, and 20."""
+"""An image's path (bytes: file names need not be UTF-8); its results' path below their kind's
+folder where that is not `Plan.name`, else empty; the kinds to make of it, separated by spaces.
+Compact: about as many bytes as the path has, and 28."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,17 @@ def scan(
         if source.folder is not None and output.folder is not None:
             check_output(replace(plan, root=source.folder, output=output.folder, sources=paths))
         # Names clash only within one folder.
-        folder_plan = replace(plan, names=result_names(paths, plan.suffix, folds))
+        names = result_names(paths, plan.suffix, folds)
         there = {kind: output.changed((kind / folder).as_posix()) for kind in plan.kinds}
         for path, changed in zip(paths, images.values(), strict=True):
-            name = folder_plan.name(path)
+            name = names.get(path)
             kinds = [
                 kind
                 for kind in plan.kinds
-                if there[kind].get(name.name, -1.0) < max(changed, since[kind])
+                if there[kind].get((name or plan.name(path)).name, -1.0) < max(changed, since[kind])
             ]
             if kinds:
-                rows.append((bytes(path), bytes(name), " ".join(kinds)))
+                rows.append((bytes(path), bytes(name) if name else b"", " ".join(kinds)))
             if len(rows) == _CHUNK:
                 chunks.append(_batch(rows))
                 rows = []

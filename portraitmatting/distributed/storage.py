@@ -125,6 +125,10 @@ def find_storage(url: str) -> Storage:
     """The storage called `url`; raises `PortraitmattingError` if nothing here can open it."""
     if not url.strip():
         raise PortraitmattingError("an empty name of a folder: give a folder or a URL")
+    if "://" not in url:  # a path, whatever colons its name has
+        return Storage(
+            url, LocalFileSystem(), LocalFileSystem._strip_protocol(os.path.abspath(url))
+        )
     try:
         # What other machines have written since must be seen.
         fs, root = fsspec.url_to_fs(url, use_listings_cache=False)

@@ -118,7 +118,8 @@ class Worker:
         tasks = [
             _Task(
                 os.fsdecode(row["source"]),
-                os.fsdecode(row["name"]),
+                os.fsdecode(row["name"])
+                or str(self._orders.plan.name(Path(os.fsdecode(row["source"])))),
                 row["kinds"].split(),
                 f"{block}/{index}",
             )
