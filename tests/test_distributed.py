@@ -396,9 +396,9 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--cores-per-worker", "0"], "expected 1 or more"),
-        (["--workers", "0"], "expected 1 or more"),
-        (["--gpus-per-worker", "2"], "the network runs on one"),
+        (["--cores-per-worker", "0"], "0: use 1 to 4096"),
+        (["--workers", "0"], "0: use 1 to"),
+        (["--gpus-per-worker", "2"], "2.0: use 0 to 1"),
         (["--format", "gif"], "unknown format 'gif'"),
         (["--precision", "fp16"], "needs a GPU"),
         (["--preset", "best"], "preset 'best': use fast, balanced, quality"),

@@ -94,7 +94,6 @@ def plan_folder(
     if not str(output).strip():
         raise PortraitmattingError("the output is an empty name: give a folder")
     plan = plan_results(output, kinds, image_format, bits)
-    several = isinstance(source, Sequence) and not isinstance(source, str)
     root, sources, unread = _find(
         expand([source] if isinstance(source, str | os.PathLike) else source),
         plan.output,

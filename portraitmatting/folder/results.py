@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,14 @@ from portraitmatting.compositing import Background, parse_background
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.folder.journal import state_of
 
+Method = Literal["ml", "cf", "fast", "none"]
+
 
 @dataclass(frozen=True)
 class ResultOptions:
     """How results look. Raises `PortraitmattingError` for what cannot be."""
 
-    foreground: str = "ml"
+    foreground: Method = "ml"
     """How the person's colours are estimated, as in `estimate_foreground`."""
     background: str = "white"
     """What composites stand on, as in `parse_background`."""
