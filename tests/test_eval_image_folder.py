@@ -77,7 +77,8 @@ def test_a_newcomers_call_gives_mattes_and_cut_outs(photos, checkpoint, capsys):
     assert read_image("mattes/rgba/a.png").pixels.shape == (40, 48, 3)
     first, *_, last = out.splitlines()  # random weights may find nobody, which is a line too
     assert (first, last) == ("2 done, 0 skipped, 0 failed", "results in mattes")
-    assert re.search(r"^2 images, cpu \(\d+ threads?\), fp32, short side 32$", err, re.MULTILINE)
+    line = r"^2 images \(1 \.jpg, 1 \.png\), cpu \(\d+ threads?\), (fp32|bf16), short side 32$"
+    assert re.search(line, err, re.MULTILINE)
     assert call("photos", "--checkpoint", checkpoint) == 0
     assert capsys.readouterr().out.startswith("0 done, 2 skipped, 0 failed\n")
 
@@ -368,7 +369,7 @@ def test_a_rerun_with_nothing_to_do_loads_no_pytorch(photos, checkpoint, capsys)
     assert process.returncode == 0
     os.utime(checkpoint)  # another file, for all that can be told without reading it
     assert call(*arguments, "--checkpoint", checkpoint) == 0
-    assert "2 images, cpu" in capsys.readouterr().err
+    assert "2 images (1 .jpg, 1 .png), cpu" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is another thing there")
