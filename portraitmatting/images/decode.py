@@ -31,7 +31,7 @@ from PIL import (  # noqa: F401  (each makes Pillow read its kind)
 from portraitmatting.errors import ImageError, one_line
 from portraitmatting.images import deep
 from portraitmatting.images.colour import adobe_rgb, profile_of_codes, rgb_profile, to_srgb
-from portraitmatting.images.kinds import is_read, kind_of
+from portraitmatting.images.kinds import explain_unread, is_read, kind_of
 from portraitmatting.images.metadata import (
     Metadata,
     is_adobe_rgb,
@@ -112,7 +112,7 @@ def decode_with(finish: Callable[[Stored], _Result], data: bytes) -> _Result:
         raise ImageError("the file is empty (0 bytes): copy or download it again")
     kind = kind_of(data)
     if kind is None or not is_read(kind):
-        raise ImageError(_what_is(data, kind))
+        raise ImageError(explain_unread(data, kind))
     try:
         return finish(_DECODERS.get(kind, _decode_with_pillow)(data, kind))
     except ImageError:
@@ -355,19 +355,3 @@ _DECODERS: dict[str, Callable[[bytes, str], Stored]] = {
     "PNM": _decode_pnm,
     "JPEG XL": _decode_jxl,
 }
-
-
-def _what_is(data: bytes, kind: str | None) -> str:
-    """What data that is not read seems to be, and the way out."""
-    if kind is not None:
-        return f"a file of the kind {kind}, which is not read: export it as PNG, TIFF or JPEG"
-    head = data[:512].lstrip().lower()
-    if head.startswith((b"<!doctype html", b"<html")):
-        return "an HTML page, not an image: download the file itself"
-    if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not an image: run `git lfs pull`"
-    what = "text" if head and head.isascii() and b"\0" not in head else "data of an unknown kind"
-    return (
-        f"{what}, not an image: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, HEIC, JPEG XL, JPEG 2000 "
-        "and PNM can be read"
-    )

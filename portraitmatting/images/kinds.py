@@ -98,3 +98,19 @@ def unread_kind(path: str | os.PathLike[str]) -> str | None:
     except (OSError, ValueError):
         return None
     return (suffix or "no suffix") if kind_of(head) else None
+
+
+def explain_unread(data: bytes, kind: str | None) -> str:
+    """What data that is not read seems to be, as an error says it, and the way out."""
+    if kind is not None:
+        return f"a file of the kind {kind}, which is not read: export it as PNG, TIFF or JPEG"
+    head = data[:512].lstrip().lower()
+    if head.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page, not an image: download the file itself"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not an image: run `git lfs pull`"
+    what = "text" if head and head.isascii() and b"\0" not in head else "data of an unknown kind"
+    return (
+        f"{what}, not an image: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, HEIC, JPEG XL, JPEG 2000 "
+        "and PNM can be read"
+    )
