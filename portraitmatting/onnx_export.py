@@ -26,6 +26,8 @@ TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2}
 """How far the file's outputs may be from PyTorch's in fp32, per unit of their largest magnitude
 where that is above 1."""
 
+_HEADROOM = 0.5
+"""Share of fp16's range that values may take at the shapes of the proof: photos may go higher."""
 _TRACED = (2, 3, 64, 96)
 PROVEN = ((1, 3, 224, 160), (3, 3, 32, 96))
 """Shapes that every file is run back at: other batches, sizes and numbers of windows."""
@@ -67,7 +69,10 @@ def export_onnx(
             except Exception as error:
                 said = str(error).split("\n")[0]
                 raise PortraitmattingError(f"{path}: not a valid graph ({said})") from None
-            return _prove(temporary, model, TOLERANCE[precision])
+            difference = _prove(temporary, model, TOLERANCE[precision])
+            if precision == "fp16":
+                _prove_half(model)
+            return difference
     except OSError as error:
         raise PortraitmattingError(f"{path}: cannot be written ({error.strerror})") from None
 
@@ -134,6 +139,47 @@ def _prove(path: Path, model: PortraitMatting, tolerance: float) -> float:
                 )
             largest = max(largest, difference)
     return largest
+
+
+def _prove_half(model: PortraitMatting) -> None:
+    """Raise `PortraitmattingError` if fp16 is too small for what the network computes.
+
+    Where the file was run back, fp16 is likely computed in fp32, in which nothing overflows. Here
+    it is computed in torch.half, and the largest value that any layer puts out is held against the
+    range of fp16.
+    """
+    half = _Graph(model, torch.float16).eval()
+    peaks: dict[str, float] = {}
+
+    def watch(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            outputs = output if isinstance(output, (tuple, list)) else [output]
+            largest = max(float(o.abs().max()) for o in outputs if isinstance(o, Tensor))
+            peaks[name] = max(peaks.get(name, 0.0), largest)
+
+        return hook
+
+    hooks = [
+        module.register_forward_hook(watch(name))
+        for name, module in model.named_modules()
+        if not list(module.children())
+    ]
+    try:
+        for shape in PROVEN:
+            image = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+            with torch.inference_mode():
+                model(image)
+                outputs = half(image)
+            where, peak = max(peaks.items(), key=lambda item: item[1])
+            finite = all(bool(output.isfinite().all()) for output in outputs)
+            if not finite or peak > _HEADROOM * torch.finfo(torch.float16).max:
+                raise PortraitmattingError(
+                    f"these weights overflow in fp16 (up to {peak:.3g} in {where}, of 65,504), "
+                    "nothing is written: use fp32"
+                )
+    finally:
+        for handle in hooks:
+            handle.remove()
 
 
 def _onnx() -> Any:

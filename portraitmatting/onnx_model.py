@@ -1,7 +1,13 @@
 """The network as an ONNX file, run by onnxruntime: for machines whose GPU PyTorch does not know."""
 
+import ctypes
 import hashlib
-from collections.abc import Sequence
+import io
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,11 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from portraitmatting import nvidia
 from portraitmatting.checkpoint.format import METADATA_KEY, CheckpointInfo, parse_metadata
 from portraitmatting.device import PRECISIONS, describe_device, describe_precision
-from portraitmatting.errors import CheckpointError, PortraitmattingError
+from portraitmatting.errors import CheckpointError, PortraitmattingError, one_line
 from portraitmatting.modeling.model import ModelConfig, Prediction, check_images
 
+_log = logging.getLogger("portraitmatting")
 INPUTS, OUTPUTS = ("image",), Prediction._fields
 
 _PROVIDERS = {
@@ -26,7 +34,7 @@ _PROVIDERS = {
 """Device to what onnxruntime calls it."""
 _AUTO = ("cuda", "directml", "cpu")
 """What "auto" tries, in order. Not CoreML: it is made for graphs of one size."""
-_PLACES = torch.device("cpu")
+_CPU = torch.device("cpu")
 _MEMORY_WORDS = ("failed to allocate memory", "out of memory", "bad_alloc", "bad allocation")
 
 
@@ -34,43 +42,73 @@ class OnnxModel:
     """A file of `portraitmatting export`, called like the network that it came from.
 
     RGB (B, 3, H, W) in [0, 1], H and W multiples of 32, to raw alpha and trimap logits, float32 on
-    the CPU. `device` is "cpu", "cuda", "cuda:1", "directml", "directml:1", "coreml", or "auto" for
-    the best that this onnxruntime has; only "auto" falls back. Raises `CheckpointError` for a file
-    that is not ours, and `PortraitmattingError` for a device that is not there.
+    the CPU, or on CUDA where PyTorch has it too. `device` is "cpu", "cuda", "cuda:1", "directml",
+    "directml:1", "coreml", or "auto" for the best that this onnxruntime has; only "auto" falls
+    back. Raises `CheckpointError` for a file that is not ours, and `PortraitmattingError` for a
+    device that is not there.
     """
 
-    device = _PLACES
-    """Where tensors go in and come out, whatever computes."""
-
-    def __init__(self, path: Path, device: str = "cpu") -> None:
+    def __init__(self, path: Path, device: str = "cpu", data: bytes | None = None) -> None:
+        """`data` is what `path` holds where it cannot be read, as on another machine."""
         runtime = _onnxruntime()
-        self._path = path
+        self._path, self._data = path, data
         self._name, providers = choose_providers(device, runtime.get_available_providers())
-        self._session = _open(runtime, path, providers)
+        self._session, message = _open(runtime, path, data, providers)
         # onnxruntime itself falls back to the CPU, with nothing but a warning.
         first = _PROVIDERS[self._name.partition(":")[0]]
         if self._session.get_providers()[0] != first:
+            reason = f"onnxruntime could not start its {first} ({message or _why_not(first)})"
             if device != "auto":
-                raise PortraitmattingError(
-                    f"device {device!r}: onnxruntime could not start its {first}: use cpu or auto"
-                )
+                raise PortraitmattingError(f"device {device!r}: {reason}: use cpu or auto")
+            _log.warning("%s; using the CPU", reason)
             self._name = "cpu"
+        self.device = _device_of_tensors(self._name)
+        """Where tensors go in and come out; onnxruntime may compute elsewhere."""
         self.config, self.checkpoint = _metadata(self._session, path)
+        self._process = os.getpid()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OnnxModel, (self._path, self._name, self._data or self._path.read_bytes())
 
     def __call__(self, image: Tensor) -> Prediction:
         check_images(image)
-        array = np.ascontiguousarray(image.detach().to(_PLACES, torch.float32).numpy())
-        try:
+        if os.getpid() != self._process:
+            raise PortraitmattingError(
+                f"{self._path}: loaded before this process was forked, without onnxruntime's "
+                "threads: load it in each worker, or start workers by spawn"
+            )
+        if self.device.type == "cuda":
+            return self._run_bound(image)
+        array = np.ascontiguousarray(image.detach().to(_CPU, torch.float32).numpy())
+        with _memory_errors():
             outputs = self._session.run(OUTPUTS, {INPUTS[0]: array})
-        except Exception as error:  # onnxruntime's have no common base of their own
-            if any(word in str(error).lower() for word in _MEMORY_WORDS):
-                raise torch.OutOfMemoryError(str(error)) from None
-            raise
         return Prediction(*map(torch.from_numpy, outputs))
+
+    def _run_bound(self, image: Tensor) -> Prediction:
+        """From and to tensors where they are, without a copy through the host."""
+        image = image.detach().to(self.device, torch.float32, memory_format=torch.contiguous_format)
+        image = image.contiguous()
+        batch, _, height, width = image.shape
+        outputs = [
+            torch.empty(batch, channels, height, width, device=self.device) for channels in (1, 3)
+        ]
+        binding = self._session.io_binding()
+        index = self.device.index or 0
+        for bind, name, tensor in (
+            (binding.bind_input, INPUTS[0], image),
+            *((binding.bind_output, *pair) for pair in zip(OUTPUTS, outputs, strict=True)),
+        ):
+            shape = tuple(tensor.shape)
+            bind(name, self.device.type, index, np.float32, shape, tensor.data_ptr())
+        if self.device.type == "cuda":  # onnxruntime computes on a stream of its own
+            torch.cuda.current_stream(self.device).synchronize()
+        with _memory_errors():
+            self._session.run_with_iobinding(binding)
+        return Prediction(*outputs)
 
     def __str__(self) -> str:
         """What computes, for people."""
-        name = describe_device(_PLACES) if self._name == "cpu" else self._name
+        name = describe_device(_CPU) if self._name == "cpu" else self._name
         return f"onnxruntime on {name}"
 
     @property
@@ -81,7 +119,7 @@ class OnnxModel:
     @cached_property
     def fingerprint(self) -> str:
         """Of the file."""
-        return hashlib.sha256(self._path.read_bytes()).hexdigest()[:16]
+        return hashlib.sha256(self._data or self._path.read_bytes()).hexdigest()[:16]
 
     def require(self, device: str | torch.device | None, precision: str | None) -> None:
         """Raise `PortraitmattingError` if these are not what was chosen at loading and export."""
@@ -132,16 +170,54 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _open(runtime: Any, path: Path, providers: list[Any]) -> Any:
-    if not path.is_file():
+def _device_of_tensors(name: str) -> torch.device:
+    """CUDA where both onnxruntime and PyTorch have it, else the CPU."""
+    return torch.device(name) if name.startswith("cuda") and torch.cuda.is_available() else _CPU
+
+
+def _why_not(provider: str) -> str:
+    """Why onnxruntime passes over its CUDA: which library is missing, above all."""
+    if provider != _PROVIDERS["cuda"]:
+        return "it does not say why"
+    name = "onnxruntime_providers_cuda"
+    name = f"{name}.dll" if sys.platform == "win32" else f"lib{name}.so"
+    try:
+        ctypes.CDLL(str(Path(_onnxruntime().__file__).parent / "capi" / name))
+    except (OSError, AttributeError) as error:
+        return one_line(str(error))
+    return "no NVIDIA driver" if nvidia.driver_cuda() is None else "its libraries can be loaded"
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """A lack of memory becomes `torch.OutOfMemoryError`."""
+    try:
+        yield
+    except Exception as error:  # onnxruntime's have no common base of their own
+        if any(word in str(error).lower() for word in _MEMORY_WORDS):
+            raise torch.OutOfMemoryError(str(error)) from None
+        raise
+
+
+def _open(runtime: Any, path: Path, data: bytes | None, providers: list[Any]) -> tuple[Any, str]:
+    """A session, and what onnxruntime prints as it falls back to the CPU, if it does."""
+    if data is None and not path.is_file():
         raise CheckpointError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # errors come as exceptions
     if _PROVIDERS["directml"] in str(providers[0]):
         options.enable_mem_pattern = False  # DirectML asks for it
+    if _PROVIDERS["cuda"] in str(providers[0]):
+        # Not the exhaustive search, which runs anew for every working size, for seconds.
+        name, choice = providers[0] if isinstance(providers[0], tuple) else (providers[0], {})
+        providers = [(name, {**choice, "cudnn_conv_algo_search": "HEURISTIC"}), *providers[1:]]
+    printed = io.StringIO()
     try:
-        return runtime.InferenceSession(str(path), options, providers=providers)
+        with redirect_stdout(printed):
+            session = runtime.InferenceSession(data or str(path), options, providers=providers)
+        errors = [line for line in printed.getvalue().splitlines() if line.startswith("EP Error")]
+        return session, one_line(errors[0].removeprefix("EP Error "))[:300] if errors else ""
     except Exception as error:
         said = str(error).split("\n")[0]
         raise CheckpointError(

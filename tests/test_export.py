@@ -1,6 +1,8 @@
 """ONNX files: equal to the network at any batch and size, run by a Predictor, or refused."""
 
 import copy
+import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -312,10 +314,64 @@ def test_a_gpu_that_does_not_start_is_told(exported, monkeypatch):
     assert "cpu" in str(load_model(exported, "auto"))
 
 
+class LostLibrary(Runtime):
+    """One whose fallback is printed, as onnxruntime does it."""
+
+    def InferenceSession(self, path, options, providers):
+        if CUDA in str(providers[0]):
+            assert providers[0][1]["cudnn_conv_algo_search"] == "HEURISTIC"
+            print("EP Error libcublas.so.12: cannot open shared object file when using CUDA")
+        return super().InferenceSession(path, options, providers)
+
+
+def test_why_a_gpu_does_not_start_is_told(exported, monkeypatch, capsys, caplog):
+    monkeypatch.setattr("portraitmatting.onnx_model._onnxruntime", LostLibrary)
+    with pytest.raises(PortraitmattingError, match=r"could not start its CUDA.*libcublas\.so\.12"):
+        load_model(exported, "cuda")
+    assert load_model(exported, "auto").device.type == "cpu"
+    assert "libcublas.so.12" in caplog.text and "using the CPU" in caplog.text
+    assert capsys.readouterr().out == ""
+
+
+def test_bound_tensors_give_what_copies_give(onnx_model, rng):
+    image = torch.from_numpy(rng.random((2, 3, 64, 96), np.float32))
+    image = image.contiguous(memory_format=torch.channels_last)
+    for bound, copied in zip(onnx_model._run_bound(image), onnx_model(image), strict=True):
+        assert torch.equal(bound, copied)
+
+
+def test_it_travels_to_other_machines(onnx_model, exported, tmp_path):
+    """As a whole: the file need not be there."""
+    shipped = pickle.dumps(onnx_model).replace(b"small.onnx", b"other.onnx")
+    twin = pickle.loads(shipped)
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.equal(twin(image).alpha, onnx_model(image).alpha)
+    assert (twin.fingerprint, twin.checkpoint) == (onnx_model.fingerprint, onnx_model.checkpoint)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_says_so_instead_of_hanging(onnx_model, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    with pytest.raises(PortraitmattingError, match="forked"):
+        onnx_model(torch.rand(1, 3, 64, 64))
+
+
+def test_weights_that_overflow_in_fp16_are_not_exported(model, tmp_path):
+    """By values inside, which onnxruntime on a CPU computes in fp32."""
+    large = copy.deepcopy(model)
+    first, *_, last = [m for m in large.alpha_head.modules() if isinstance(m, torch.nn.Conv2d)]
+    with torch.no_grad():
+        first.weight.mul_(3e4 / first.weight.abs().max())
+        last.weight.mul_(1e-6)
+    with pytest.raises(PortraitmattingError, match="overflow in fp16"):
+        export_onnx(tmp_path / "large.onnx", large, "fp16")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_onnx_or_onnxruntime_one_line_says_what_to_install(exported, model, monkeypatch):
     for module in ("onnx", "onnxruntime"):
         monkeypatch.setitem(sys.modules, module, None)
-    said = r'pip install "portraitmatting\[onnx\]"'
+    said = r'pip install -e "\.\[onnx\]"'
     with pytest.raises(PortraitmattingError, match=said):
         load_model(exported)
     with pytest.raises(PortraitmattingError, match=said):
