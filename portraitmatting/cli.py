@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         # The one place that every value of every option and argument passes.
-        if not arg_string:
+        if not arg_string and not isinstance(action, argparse._SubParsersAction):
             raise argparse.ArgumentError(action, "is empty: give a value or leave it out")
         return super()._get_value(action, arg_string)
 

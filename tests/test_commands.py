@@ -177,6 +177,7 @@ def test_a_wrong_value_is_answered_in_one_line_by_the_parser(call, capsys):
     assert ended.value.code == USAGE
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+    assert "argument command" not in err
 
 
 def test_right_values_pass():
