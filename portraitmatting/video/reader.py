@@ -192,14 +192,12 @@ class VideoReader:
         if name is None or self._stream.metadata.get("alpha_mode") != "1":
             return None
         try:
-            decoder = self._av.CodecContext.create(name, "r")
+            return self._av.CodecContext.create(name, "r")
         except (self._av.FFmpegError, ValueError):  # a build without libvpx
             raise VideoError(
                 f"{one_line(self.path)}: this PyAV cannot read its transparency (no {name}): "
                 "convert it to .mov (ProRes 4444)"
             ) from None
-        decoder.time_base = self._stream.time_base
-        return decoder
 
 
 class ImageSequence:

@@ -45,7 +45,7 @@ class Tracks:
         self._output, self._start = output, start
         self._targets: dict[int, Any] = {}
         self._resamplers: dict[int, _Resampler] = {}
-        self._text: set[int] = set()
+        self._text: dict[int, str] = {}  # index to the codec that is written
         self._written: dict[int, int] = {}
         self._unusable = 0
         self.left_out = 0
@@ -105,7 +105,7 @@ class Tracks:
         plain = _TEXT_SUBTITLES.get(self._output.format.name.split(",")[0])
         if plain is None or not stream.codec_context.codec.text_sub:
             return None
-        self._text.add(stream.index)
+        self._text[stream.index] = plain
         target = self._output.add_mux_stream(plain)
         target.time_base = Fraction(1, 1000)
         return target
@@ -171,7 +171,9 @@ class Tracks:
             if not text or packet.pts is None:
                 continue
             data = text.encode()
-            if target.codec.name == "mov_text":  # 3GPP TS 26.245: its length comes first
+            if (
+                self._text[packet.stream.index] == "mov_text"
+            ):  # 3GPP TS 26.245: its length comes first
                 data = len(data).to_bytes(2, "big") + data
             written = self._av.Packet(data)
             written.stream, written.time_base = target, packet.time_base
