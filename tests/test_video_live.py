@@ -392,3 +392,9 @@ def test_the_real_window_obeys_its_keys(tmp_path):
     assert "frames," in out and "display" in out
     snapshot = next(tmp_path.glob("snapshot-*.png"))
     assert cv2.imread(str(snapshot), cv2.IMREAD_UNCHANGED).shape == (20, 40, 4)
+
+
+@pytest.mark.parametrize("index", ["99999999999999999999", "9" * 5000])
+def test_an_index_that_no_camera_has(index):
+    with pytest.raises(VideoError, match="counted from 0"):
+        Camera(index)

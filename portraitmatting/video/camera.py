@@ -150,6 +150,8 @@ def working_cameras(skip: str = "") -> list[int]:
 
 
 def _open(source: str) -> cv2.VideoCapture:
+    if source.isdecimal() and len(source) > 9:
+        raise VideoError(f"camera {source[:20]}: no such index: cameras are counted from 0")
     with _quiet():
         capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
     if capture.isOpened():
