@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -419,3 +420,14 @@ def test_a_summary_shows_the_first_failures_and_counts_the_rest():
     assert lines[1:21] == ["failed: a: bad"] * 20
     assert lines[21] == "failed: 10 more, see failures.csv"
     assert lines[22].startswith("per image: 1.000 worker seconds")
+
+
+def test_ray_does_not_keep_sigterm_for_itself(monkeypatch):
+    from portraitmatting.distributed.cluster import connected
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "init", lambda *_, **__: signal.signal(signal.SIGTERM, print))
+    with connected():
+        assert signal.getsignal(signal.SIGTERM) is before

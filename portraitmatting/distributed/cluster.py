@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +23,7 @@ def connected(address: str | None = None) -> Iterator[None]:
     used and left running. Raises `PortraitmattingError` if nobody answers at `address`."""
     ours = not ray.is_initialized()
     if ours:
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         dashboard = None if address else False  # a cluster has settled that itself
         try:
             ray.init(
@@ -38,6 +41,8 @@ def connected(address: str | None = None) -> Iterator[None]:
                 f"no Ray cluster at {address} ({why}): start one with `ray start --head`, or leave "
                 "the address out"
             ) from error
+        if on_sigterm is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it, and would end in code 15
     context = DataContext.get_current()
     context.enable_progress_bars = False  # there is one of ours
     context.print_on_execution_start = False
