@@ -15,7 +15,7 @@ from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 
 from portraitmatting.checkpoint.convert import read_checkpoint
 from portraitmatting.checkpoint.format import CheckpointInfo, save_checkpoint, smallest_exact
-from portraitmatting.device import choose_device
+from portraitmatting.device import choose_device, one_thread
 from portraitmatting.errors import CheckpointError
 
 _USE = """```python
@@ -51,7 +51,9 @@ class OnHub(ModelHubMixin, library_name="portraitmatting"):
         else:
             path = Path(hf_hub_download(model_id, SAFETENSORS_SINGLE_FILE, **place))
         network: Any = cls  # a PortraitMatting, which alone is made with this
-        return network.from_state(*read_checkpoint(path)).to(choose_device(str(device or "cpu")))
+        with one_thread():  # so that a process may still fork
+            model = network.from_state(*read_checkpoint(path))
+            return model.to(choose_device(str(device or "cpu")))
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """What the checkpoint says of itself, as the hub's README."""

@@ -200,7 +200,8 @@ def save_checkpoint(
             # Not save_file: it makes a file of its own that only its owner may read.
             temporary.write_bytes(save(state, {METADATA_KEY: text}))
     except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be written ({error})") from None
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path}: cannot be written ({reason})") from None
 
 
 def smallest_exact(model: Any) -> str:

@@ -1,0 +1,37 @@
+"""The order of the modules: none imports one that imports it, by whatever way."""
+
+import ast
+import graphlib
+import re
+
+from conftest import ROOT
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in (ROOT / "portraitmatting").rglob("*.py")
+}
+
+
+def imported(path) -> set[str]:
+    """Modules of the package that a file imports anywhere: in functions and for types, too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= below & MODULES.keys() or {str(node.module)}
+    return names & MODULES.keys()
+
+
+def test_there_is_no_circle():
+    graph = {name: imported(path) - {name} for name, path in MODULES.items()}
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # or CycleError, which names it
+    assert len(order) == len(MODULES)
+
+
+def test_nothing_is_installed_from_an_index_that_does_not_have_it():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *MODULES.values()]
+    for page in pages:
+        assert not re.search(r"pip install \S*portraitmatting\b", page.read_text(encoding="utf-8"))
