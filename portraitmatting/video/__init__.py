@@ -1,6 +1,6 @@
 """Portrait video: files, cameras, and the generator that both are made of.
 
-    reader | camera -> stream (predictor -> temporal) -> foreground, background -> writer | preview
+    reader | camera -> stream (predictor -> smoothing) -> foreground, background -> writer | preview
 
 Arrays are HxWx3 RGB uint8 everywhere here, except where OpenCV's windows and cameras begin. Names
 are imported on first use, so that a mistake in a call is found before PyTorch is loaded.

@@ -13,7 +13,7 @@ from portraitmatting.compositing import Background, image_background, parse_back
 from portraitmatting.errors import one_line
 from portraitmatting.images.kinds import READABLE
 from portraitmatting.images.pixels import to_dtype
-from portraitmatting.video.container import VideoError
+from portraitmatting.video.container import VideoError, ffmpeg_name
 
 GREEN = "#00b140"
 """The usual chroma key, for whoever names no background."""
@@ -52,7 +52,7 @@ class VideoBackground:
         self._cover = image_background(self._shown)
 
     def _open(self) -> None:
-        self._capture = cv2.VideoCapture(self._path)
+        self._capture = cv2.VideoCapture(ffmpeg_name(self._path))
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self._rate = rate if 0 < rate < 1000 else 25.0
 
