@@ -61,7 +61,7 @@ class Finding:
     """One line of the report."""
 
     name: str
-    found: str
+    value: str
     wrong: str | None = None
     """What is wrong with it and the way out, on one line; None if all is well."""
 
@@ -78,13 +78,15 @@ def examine() -> list[Finding]:
 
 def versions() -> list[Finding]:
     """What is installed; a package that is needed and missing is wrong."""
-    found = [Finding("python", f"{platform.python_version()}, {platform.system()}")]
+    findings = [Finding("python", f"{platform.python_version()}, {platform.system()}")]
     for name in PACKAGES:
         if version := installed(name):
-            found.append(Finding(name, version))
+            findings.append(Finding(name, version))
         else:
-            found.append(Finding(name, "missing", f"{name} is not installed: pip install {name}"))
-    return found
+            findings.append(
+                Finding(name, "missing", f"{name} is not installed: pip install {name}")
+            )
+    return findings
 
 
 def installed(name: str) -> str | None:
@@ -109,7 +111,7 @@ def unmet(wanted: Sequence[str]) -> list[Finding]:
     try:
         from packaging.requirements import Requirement
     except ImportError:
-        return []  # it comes with timm, whose absence is said elsewhere
+        return []  # it comes with timm, whose absence is reported elsewhere
 
     findings = []
     for requirement in map(Requirement, wanted):
@@ -163,20 +165,20 @@ def attempt(name: str) -> tuple[ModuleType | None, str | None]:
 
 def explain(name: str, error: Exception) -> str:
     """One line on a failed import: the cause if it is a known one, and the way out."""
-    said = " ".join(str(error).split())[:200]
-    if name == "cv2" and re.search(r"lib(GL|gthread|glib)", said):
-        return f"OpenCV lacks a system library ({said}): apt-get install libgl1 libglib2.0-0"
+    message = " ".join(str(error).split())[:200]
+    if name == "cv2" and re.search(r"lib(GL|gthread|glib)", message):
+        return f"OpenCV lacks a system library ({message}): apt-get install libgl1 libglib2.0-0"
     if name == "torchvision":
         have, partner = installed("torch") or "?", installed("torchvision") or "?"
         return (
             f"torchvision {partner} does not fit torch {have}{_partner(partner)}, and timm needs "
-            f"both ({said}): pip install --force-reinstall torch torchvision"
+            f"both ({message}): pip install --force-reinstall torch torchvision"
         )
-    return f"{name} cannot be imported ({type(error).__name__}: {said}): pip install {name}"
+    return f"{name} cannot be imported ({type(error).__name__}: {message}): pip install {name}"
 
 
 def _partner(torchvision: str) -> str:
-    """Which torch a torchvision is made for: their minor versions have kept 15 apart since 0.15."""
+    """Which torch a torchvision is made for: since 0.15 their minor versions differ by 15."""
     minor = re.match(r"0\.(\d+)", torchvision)
     return f" (it is made for torch 2.{int(minor[1]) - 15})" if minor else ""
 
@@ -276,7 +278,7 @@ def numba_cache() -> list[Finding]:
     """Where numba keeps what it has compiled of pymatting; wrong if it cannot keep it."""
     package = importlib.util.find_spec("pymatting")
     if package is None or package.origin is None or attempt("numba")[0] is None:
-        return []  # said elsewhere
+        return []  # reported elsewhere
     caching = importlib.import_module("numba.core.caching")
     source = Path(package.origin).parent / "foreground" / "estimate_foreground_ml.py"
     namespace: dict[str, Any] = {}
@@ -303,7 +305,7 @@ def checkpoint() -> list[Finding]:
     digest = sha256(path)
     known = "not listed" if not listed else "as listed" if digest == listed else "not as listed"
     wrong = None
-    if attempt("torch")[0]:  # what is wrong with PyTorch, if anything, is said elsewhere
+    if attempt("torch")[0]:  # what is wrong with PyTorch, if anything, is reported elsewhere
         from portraitmatting.checkpoint.format import read_state
 
         try:

@@ -1,4 +1,4 @@
-"""Whether an NVIDIA GPU lies idle, and why, without PyTorch or a working driver."""
+"""Whether an NVIDIA GPU is idle, and why, without PyTorch or a working driver."""
 
 import ctypes
 import os

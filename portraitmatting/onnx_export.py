@@ -67,8 +67,8 @@ def export_onnx(
             try:
                 onnx.checker.check_model(temporary, full_check=True)
             except Exception as error:
-                said = str(error).split("\n")[0]
-                raise PortraitmattingError(f"{path}: not a valid graph ({said})") from None
+                message = str(error).split("\n")[0]
+                raise PortraitmattingError(f"{path}: not a valid graph ({message})") from None
             difference = _prove(temporary, model, TOLERANCE[precision])
             if precision == "fp16":
                 _prove_half(model)
@@ -122,19 +122,19 @@ def _prove(path: Path, model: PortraitMatting, tolerance: float) -> float:
         image = torch.rand(shape, generator=torch.Generator().manual_seed(1))
         with torch.inference_mode():
             expected = model(image)
-        said = "x".join(map(str, shape))
+        shown = "x".join(map(str, shape))
         try:
-            found = exported(image)
+            outputs = exported(image)
         except Exception as error:
             raise PortraitmattingError(
-                f"the exported graph cannot run at {said}, nothing is written: {error}"
+                f"the exported graph cannot run at {shown}, nothing is written: {error}"
             ) from None
-        for name, one, other in zip(OUTPUTS, found, expected, strict=True):
+        for name, one, other in zip(OUTPUTS, outputs, expected, strict=True):
             scale = max(1.0, other.abs().max().item())
             difference = (one - other).abs().max().item() / scale if one.shape == other.shape else 1
             if not difference <= tolerance:
                 raise PortraitmattingError(
-                    f"the exported graph gives another {name} than the network at {said} (by "
+                    f"the exported graph gives another {name} than the network at {shown} (by "
                     f"{difference:.2g}), nothing is written"
                 )
             largest = max(largest, difference)

@@ -219,9 +219,9 @@ def _open(runtime: Any, path: Path, data: bytes | None, providers: list[Any]) ->
         errors = [line for line in printed.getvalue().splitlines() if line.startswith("EP Error")]
         return session, one_line(errors[0].removeprefix("EP Error "))[:300] if errors else ""
     except Exception as error:
-        said = str(error).split("\n")[0]
+        message = str(error).split("\n")[0]
         raise CheckpointError(
-            f"{path}: not an ONNX file, or a damaged one ({said}): export it again"
+            f"{path}: not an ONNX file, or a damaged one ({message}): export it again"
         ) from None
 
 

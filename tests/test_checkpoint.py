@@ -175,7 +175,7 @@ def spoil_folder(path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (spoil_html, "web page"),
         (spoil_lfs, "git lfs pull"),
@@ -193,10 +193,10 @@ def spoil_folder(path):
         (lambda path: None, "no such file"),
     ],
 )
-def test_what_is_no_checkpoint_is_named(tmp_path, capfd, spoil, said):
+def test_what_is_no_checkpoint_is_named(tmp_path, capfd, spoil, message):
     path = tmp_path / "weights.ckpt"
     spoil(path)
-    with pytest.raises(CheckpointError, match=said) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         load_model(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -204,7 +204,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path, capfd, spoil, said):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda s: s.pop("conv5.0.bias"), r"1 tensors missing \(alpha_head.coarse.0.bias\)"),
         (lambda s: s.update({"extra.weight": torch.ones(1)}), "unknown key 'extra.weight'"),
@@ -215,11 +215,11 @@ def test_what_is_no_checkpoint_is_named(tmp_path, capfd, spoil, said):
         (lambda s: s["convo.4.bias"].fill_(float("nan")), "not finite"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path, author_state, change, said):
+def test_what_does_not_fit_is_named(tmp_path, author_state, change, message):
     state = {key: value.clone() for key, value in author_state.items()}
     change(state)
     torch.save(state, tmp_path / "author.pth")
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         load_model(tmp_path / "author.pth")
 
 
@@ -352,9 +352,9 @@ def test_names_are_looked_up_where_the_variable_says_and_verified(ours, monkeypa
         load_model("tiny")
     with pytest.raises(CheckpointError, match=r"no checkpoint named 'large' .*there: tiny"):
         load_model("large")
-    for spoil, said in ((spoil_lfs, "git lfs pull"), (spoil_html, "web page")):
+    for spoil, message in ((spoil_lfs, "git lfs pull"), (spoil_html, "web page")):
         spoil(ours)
-        with pytest.raises(CheckpointError, match=said):
+        with pytest.raises(CheckpointError, match=message):
             load_model("tiny")
 
 

@@ -99,18 +99,18 @@ NO_GUI = "  GUI:                           NONE\n"
 
 
 @pytest.mark.parametrize(
-    ("there", "build", "said"),
+    ("there", "build", "message"),
     [
         (["opencv-python"], GUI, None),
         (["opencv-python-headless"], NO_GUI, "built without windows"),
         (["opencv-python", "opencv-python-headless"], GUI, "overwrite each other"),
     ],
 )
-def test_opencv(monkeypatch, there, build, said):
+def test_opencv(monkeypatch, there, build, message):
     monkeypatch.setattr(doctor, "installed", dict.fromkeys(there, "5.0").get)
     (finding,) = doctor.opencv(lambda: build)
-    assert finding.found == ", ".join(f"{name} 5.0" for name in there)
-    assert finding.wrong is None if said is None else said in finding.wrong
+    assert finding.value == ", ".join(f"{name} 5.0" for name in there)
+    assert finding.wrong is None if message is None else message in finding.wrong
 
 
 def test_opencv_without_its_system_libraries(monkeypatch):
@@ -136,7 +136,7 @@ def fake_torch(cuda: bool, version: str | None):
 
 
 @pytest.mark.parametrize(
-    ("cuda", "version", "sign", "said"),
+    ("cuda", "version", "sign", "message"),
     [
         (True, "12.8", "nvidia-smi", None),
         (False, None, None, None),
@@ -145,13 +145,13 @@ def fake_torch(cuda: bool, version: str | None):
         (False, "12.8", "nvidia-smi", "--gpus all"),
     ],
 )
-def test_a_gpu_that_lies_idle(monkeypatch, cuda, version, sign, said):
+def test_an_idle_gpu(monkeypatch, cuda, version, sign, message):
     monkeypatch.setattr(nvidia, "find_gpu", lambda: sign)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     build, finding = doctor.devices(fake_torch(cuda, version))
-    assert build.found == (f"CUDA {version}" if version else "CPU")
-    assert finding.found == ("cpu, cuda:0 (A100)" if cuda else "cpu")
-    assert finding.wrong is None if said is None else said in finding.wrong
+    assert build.value == (f"CUDA {version}" if version else "CPU")
+    assert finding.value == ("cpu, cuda:0 (A100)" if cuda else "cpu")
+    assert finding.wrong is None if message is None else message in finding.wrong
 
 
 @pytest.mark.parametrize("sign", ["proc/driver/nvidia/gpus/0000:01:00.0", "dev/nvidia0", "dev/dxg"])
@@ -166,13 +166,13 @@ def test_signs_of_a_gpu(tmp_path, monkeypatch, sign):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
-@pytest.mark.parametrize(("says", "found"), [("GPU 0: A100", "nvidia-smi"), ("No devices", None)])
-def test_nvidia_smi(tmp_path, monkeypatch, says, found):
+@pytest.mark.parametrize(("output", "sign"), [("GPU 0: A100", "nvidia-smi"), ("No devices", None)])
+def test_nvidia_smi(tmp_path, monkeypatch, output, sign):
     program = tmp_path / "nvidia-smi"
-    program.write_text(f"#!/bin/sh\necho '{says}'\n")
+    program.write_text(f"#!/bin/sh\necho '{output}'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert nvidia.find_gpu(tmp_path) == found
+    assert nvidia.find_gpu(tmp_path) == sign
 
 
 def test_the_layers_of_numba():
@@ -180,9 +180,9 @@ def test_the_layers_of_numba():
     if numba.config.THREADING_LAYER not in ("default", "threadsafe", "safe", "forksafe"):
         pytest.skip("the environment asks for a layer")
     (good,) = doctor.numba_threads(lambda layer: layer != "tbb")
-    assert good.found.endswith("(omp)") and good.wrong is None
+    assert good.value.endswith("(omp)") and good.wrong is None
     (poor,) = doctor.numba_threads(lambda layer: layer == "workqueue")
-    assert poor.found.endswith("(workqueue)") and "libgomp1" in poor.wrong
+    assert poor.value.endswith("(workqueue)") and "libgomp1" in poor.wrong
     (none,) = doctor.numba_threads(lambda layer: False)
     assert "no threading layer" in none.wrong
 
@@ -202,7 +202,7 @@ def test_a_good_checkpoint(shelf):
         Finding("sha256", f"{sha256(shelf)} (as listed)"),
     ]
     (shelf.parent / SUMS).unlink()
-    assert doctor.checkpoint()[1].found.endswith("(not listed)")
+    assert doctor.checkpoint()[1].value.endswith("(not listed)")
     assert wrongs(doctor.checkpoint()) == []
 
 
@@ -216,7 +216,7 @@ def test_other_weights_than_listed(shelf):
     (shelf.parent / SUMS).write_text(f"{'0' * 64}  {shelf.name}\n")
     (wrong,) = wrongs(doctor.checkpoint())
     assert f"lists sha256 {'0' * 64}" in wrong
-    assert doctor.checkpoint()[1].found.endswith("(not as listed)")
+    assert doctor.checkpoint()[1].value.endswith("(not as listed)")
 
 
 def test_a_truncated_checkpoint(shelf):
@@ -241,10 +241,12 @@ def test_extras_are_those_that_can_be_installed(monkeypatch):
         for module in modules if extra in declared else ():
             assert any(wanted.startswith(module) for wanted in declared[extra])
     monkeypatch.setattr(doctor, "importable", lambda name: name != "gradio")
-    found = {finding.name: finding for finding in doctor.extras()}
-    assert found["[video]"].found == "installed"
-    assert found["[web]"].found.startswith("not installed; for the page in a browser: pip install")
-    assert wrongs(found.values()) == []
+    findings = {finding.name: finding for finding in doctor.extras()}
+    assert findings["[video]"].value == "installed"
+    assert findings["[web]"].value.startswith(
+        "not installed; for the page in a browser: pip install"
+    )
+    assert wrongs(findings.values()) == []
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors (on the CPU, without wrapping and `module.` prefix) and text metadata of a file.
 
     Reads safetensors and pickles; the latter without running any code of theirs. Raises
-    `CheckpointError`, which says what was found instead.
+    `CheckpointError`, which says what the file is instead.
     """
     head = _head(path)
     # In this order: the length that safetensors begin with may itself begin like a pickle.

@@ -1,4 +1,4 @@
-"""Where checkpoints lie, and which file a name means; nothing here needs PyTorch."""
+"""The folder of checkpoints, and which file a name means; nothing here needs PyTorch."""
 
 import hashlib
 import os

@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     findings = examine()
     width = max(len(finding.name) for finding in findings) + 2
     for finding in findings:
-        print(f"{finding.name:<{width}}{one_line(finding.found)}")
+        print(f"{finding.name:<{width}}{one_line(finding.value)}")
     wrongs = [finding.wrong for finding in findings if finding.wrong]
     print(f"\n{len(wrongs) or 'nothing'} wrong")
     for wrong in wrongs:
