@@ -21,7 +21,10 @@ from portraitmatting.checkpoint.registry import SUMS, locate, sha256
 from portraitmatting.cli import own_version
 from portraitmatting.errors import CheckpointError
 
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pymatting", "numba")
+PACKAGES = (
+    *("torch", "torchvision", "timm", "numpy", "safetensors", "pymatting", "numba"),
+    *("pillow", "pillow-heif", "pillow-jxl-plugin", "tifffile", "imagecodecs"),
+)
 OPENCVS = (
     "opencv-python",
     "opencv-contrib-python",
