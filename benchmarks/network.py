@@ -1,6 +1,7 @@
 """The network on this CPU: what its speed is made of, size by size.
 
     python -m benchmarks.network [--sizes 320x416 ...] [--repeats N] [--onnx FILE]
+    python -m benchmarks.network --peaks FOLDER    # largest activations, as shares of fp16's range
 
 Each way adds one thing to the one before: the modules as PyTorch runs them; freed memory kept for
 the next pass; linear layers through oneDNN where that is the faster one; bf16. Every way has a
@@ -15,13 +16,16 @@ import statistics
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.timing import machine, say, table
 from portraitmatting import Predictor, load_model
 from portraitmatting.allocator import keep_freed_memory
+from portraitmatting.images.files import list_images, read_image
 from portraitmatting.modeling import linear
+from portraitmatting.modeling.swin import SwinBlock
 
 WAYS = {
     "plain": (False, False, "fp32"),
@@ -42,7 +46,11 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--onnx", metavar="FILE", help="a file of `portraitmatting export`, beside")
+    parser.add_argument("--peaks", metavar="FOLDER", type=Path, help="of images, instead of times")
     options = parser.parse_args()
+    if options.peaks:
+        print(peaks(options.peaks))
+        return
     ways = [*WAYS, ONNX] if options.onnx else list(WAYS)
     rows = []
     for size in options.sizes:
@@ -52,6 +60,30 @@ def main() -> None:
         rows.append([size, *(f"{seconds:.2f} s, {memory}" for seconds, memory in measured)])
     print(machine(), end="\n\n")
     print(table(("network, batch 1: median, memory after / peak", *ways), rows))
+
+
+@torch.inference_mode()
+def peaks(folder: Path) -> str:
+    """The layers with the largest outputs over the folder's images, at the checkpoint's size."""
+    predictor = Predictor(load_model(), precision="fp32")
+    largest: dict[str, float] = {}
+
+    def watch(name: str) -> None:
+        def note(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+            largest[name] = max(largest.get(name, 0), output.abs().max().item())
+
+        predictor.model.get_submodule(name).register_forward_hook(note)
+
+    for name, module in predictor.model.named_modules():
+        if isinstance(module, SwinBlock) or not list(module.children()):
+            watch(name)
+    images = list_images(folder)
+    for image in images:
+        predictor.estimate([predictor.prepare(read_image(folder / image).pixels)])
+    limit = torch.finfo(torch.float16).max
+    top = sorted(largest.items(), key=lambda item: -item[1])[:5]
+    rows = [[name, f"{value:.1f}", f"{value / limit:.2%}"] for name, value in top]
+    return table((f"largest of {len(images)} images", "magnitude", "of fp16's range"), rows)
 
 
 def measure(

@@ -50,11 +50,14 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype called `name` ("auto", "fp32", "bf16", "fp16"); "auto" is fp16 on CUDA, else fp32.
+    """The dtype called `name`: "auto", "fp32", "bf16" or "fp16".
 
-    Raises `PortraitmattingError` for an unknown name, and for fp16 on a CPU.
+    "auto" is fp16 on CUDA, bf16 on a CPU that is faster in it, and fp32 elsewhere. Raises
+    `PortraitmattingError` for an unknown name, and for fp16 on a CPU.
     """
     if name == "auto":
+        if device.type == "cpu" and is_faster_in_bf16():
+            return torch.bfloat16
         return torch.float16 if device.type == "cuda" else torch.float32
     if name not in PRECISIONS:
         known = ", ".join(PRECISIONS)
@@ -62,6 +65,17 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "fp16" and device.type == "cpu":
         raise PortraitmattingError("precision fp16 needs a GPU: use fp32 or bf16 on the CPU")
     return PRECISIONS[name]
+
+
+def is_faster_in_bf16() -> bool:
+    """Whether this processor runs the network faster in bf16 than in fp32.
+
+    True with AMX, and for AMD's with AVX512-BF16. Intel's with AVX512-BF16 but without AMX, as some
+    virtual machines have it, were slower; without either, bf16 is emulated.
+    """
+    processor = getattr(torch.cpu, "get_capabilities", dict)()  # not in every PyTorch
+    of_amd = str(processor.get("cpu_name", "")).startswith("AMD")
+    return bool(processor.get("amx_bf16") or (of_amd and processor.get("avx512_bf16")))
 
 
 def check_compiler() -> None:

@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -27,7 +27,7 @@ from portraitmatting.guided_filter import guided_upsample, guided_upsample_tenso
 from portraitmatting.images.pixels import FLOAT_SLACK
 from portraitmatting.matte import Matte
 from portraitmatting.modeling.heads import fuse
-from portraitmatting.modeling.model import PortraitMatting
+from portraitmatting.modeling.model import PortraitMatting, Prediction
 from portraitmatting.onnx_model import OnnxModel
 from portraitmatting.steps import Estimate, Prepared
 from portraitmatting.transforms import (
@@ -39,7 +39,7 @@ from portraitmatting.transforms import (
 )
 from portraitmatting.trimap import VALUES
 
-_PREVIEW_SIDE = 1024
+_Network = Callable[[Tensor], Prediction]
 
 
 class Predictor:
@@ -49,8 +49,8 @@ class Predictor:
     "bf16", "fp16") default to what the model's checkpoint says, `device` to where the model is; the
     model itself is moved there, but an `OnnxModel` has its device and precision already. `preset`,
     one of `PRESETS`, takes its part of the short side. `compile` runs the network through
-    torch.compile, which needs a C++ compiler and takes a minute or more at the first image, and
-    as long at the second working size; all further sizes share what was made then. Images are
+    torch.compile, which needs a C++ compiler and takes a minute or more at the first image of each
+    working size: for videos, cameras and images of one shape. Images are
     HxWx3 RGB or HxW grey, uint8, uint16 or float in [0, 1]. Whatever cannot be used raises
     `PortraitmattingError`.
 
@@ -81,6 +81,7 @@ class Predictor:
         if preset is not None:
             self.short_side = preset_short_side(short_side, preset)
         self.model: PortraitMatting | OnnxModel
+        self._network: _Network = model
         if isinstance(model, OnnxModel):
             if compile:
                 raise PortraitmattingError("an ONNX file is not compiled: leave compile out")
@@ -91,11 +92,13 @@ class Predictor:
             self.dtype = choose_precision(precision, self.device)
             with one_thread():  # so that a process may still fork
                 self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
+                if self.dtype != torch.float32:
+                    self._network = self.model.at_precision(self.dtype)
             # With its number: in another thread "cuda" alone may be another GPU.
             self.device = next(model.parameters()).device
         if compile:
             check_compiler()
-        self._network = torch.compile(self.model) if compile else self.model
+            self._network = _compiled(self._network)
         self._largest_batch: dict[tuple[int, int], int] = {}
         """Of working sizes at which larger ones ran out of memory."""
 
@@ -173,7 +176,7 @@ class Predictor:
         network itself run while the caller goes on, and `finish` waits for them.
         """
         apart = self.device.type == "cuda"
-        maps = self._in_parts([item.tensor for item in batch])
+        maps = self._in_parts([item.tensor for item in batch], self._network)
         alphas, trimaps = (found.to("cpu", non_blocking=apart) for found in maps)
         arrived = torch.cuda.current_stream(self.device).record_event() if apart else None
         found = zip(batch, alphas, trimaps, strict=True)
@@ -183,11 +186,14 @@ class Predictor:
         """The matte at the image's own size."""
         if estimate.arrived is not None:
             estimate.arrived.synchronize()
-        picture, alpha = estimate.image, estimate.alpha[0].numpy()
-        height, width = picture.shape[:2]
-        values, how = VALUES[estimate.trimap.numpy()], cv2.INTER_NEAREST_EXACT
+        image, alpha, classes, _ = estimate
+        if alpha.isnan().any():
+            (alpha,), (classes,) = self._in_fp32([self.prepare(image).tensor])
+        height, width = image.shape[:2]
+        values, how = VALUES[classes.cpu().numpy()], cv2.INTER_NEAREST_EXACT
         trimap: NDArray[Any] = cv2.resize(values, (width, height), interpolation=how)
-        return Matte(picture, guided_upsample(picture, alpha), trimap, str(self.device))
+        alpha = guided_upsample(image, alpha[0].cpu().numpy())
+        return Matte(image, alpha, trimap, str(self.device))
 
     def predict_tensor(self, images: Tensor) -> Tensor:
         """Float RGB Bx3xHxW in [0, 1] to float32 mattes Bx1xHxW in [0, 1], on the model's device.
@@ -206,10 +212,26 @@ class Predictor:
         height, width = images.shape[-2:]
         size = network_size(height, width, self.short_side)
         pictures = images.detach().to(self.device, torch.float32).clamp(0, 1)
-        matte, _ = self._in_parts(resize_tensor(pictures, size))
+        resized = resize_tensor(pictures, size)
+        matte, _ = self._in_parts(resized, self._network)
+        if matte.isnan().any():
+            matte, _ = self._in_fp32(resized)
         return guided_upsample_tensor(pictures, matte)
 
-    def _in_parts(self, pictures: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
+    def _in_fp32(self, images: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
+        """`_in_parts` again in fp32, for images of which an output was not finite."""
+        if isinstance(self.model, PortraitMatting) and self.dtype != torch.float32:
+            mattes, trimaps = self._in_parts(images, self.model)
+            if mattes.isfinite().all():
+                return mattes, trimaps
+        raise PortraitmattingError(
+            "the network's output is not finite, in fp32 either: see whether its weights are sound "
+            "(portraitmatting checkpoint verify)"
+        )
+
+    def _in_parts(
+        self, pictures: Sequence[Tensor] | Tensor, network: _Network
+    ) -> tuple[Tensor, Tensor]:
         """3xhxw each, at one working size, on any device, to mattes Bx1xhxw float32 and trimap
         classes Bxhxw uint8 on the model's, in as many parts as the device's memory asks for."""
         size = (pictures[0].shape[-2], pictures[0].shape[-1])
@@ -217,7 +239,7 @@ class Predictor:
         trimaps: list[Tensor] = []
         while len(pictures):
             count = min(len(pictures), self._largest_batch.get(size, len(pictures)))
-            found = self._forward(pictures[:count])
+            found = self._forward(pictures[:count], network)
             if found is not None:
                 mattes.append(found[0])
                 trimaps.append(found[1])
@@ -235,24 +257,40 @@ class Predictor:
         return torch.cat(mattes), torch.cat(trimaps)
 
     @torch.inference_mode()
-    def _forward(self, pictures: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor] | None:
+    def _forward(
+        self, pictures: Sequence[Tensor] | Tensor, network: _Network
+    ) -> tuple[Tensor, Tensor] | None:
         """One pass of the network; None if there is no memory for it.
 
         The error does not leave this function: it would keep alive what filled the memory.
         """
-        mixed, apart = self.dtype != torch.float32, self.device.type == "cuda"
+        apart = self.device.type == "cuda"
         check_process()
         try:
             # Stacked there, not here: from pinned memory each comes without this thread's help.
             there = [picture.to(self.device, non_blocking=apart) for picture in pictures]
             batch = torch.stack(there).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
-                alpha, trimap_logits = self._network(batch)
+            alpha, trimap_logits = network(batch)
             return fuse(alpha, trimap_logits), trimap_logits.argmax(dim=1).to(torch.uint8)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             return None
+
+
+def _compiled(network: _Network) -> _Network:
+    """Compiled once per working size, for batches of any length.
+
+    Sizes left open would be symbols, and tracing one block of Swin with them takes a minute.
+    """
+    compiled = torch.compile(network)
+
+    def run(images: Tensor) -> Prediction:
+        torch._dynamo.maybe_mark_dynamic(images, 0)
+        torch._dynamo.mark_static(images, [2, 3])
+        return compiled(images)
+
+    return run
 
 
 def _in_unit_range(images: Tensor) -> bool:

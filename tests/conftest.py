@@ -13,6 +13,12 @@ from portraitmatting.checkpoint.convert import from_author_keys
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(autouse=True)
+def same_precision_everywhere(monkeypatch):
+    """Precision "auto" is fp32 on every CPU: tests give the same on each."""
+    monkeypatch.setattr("portraitmatting.device.is_faster_in_bf16", lambda: False)
+
+
 @pytest.fixture(scope="session")
 def author_state() -> dict[str, torch.Tensor]:
     """The golden weights under the author's names."""

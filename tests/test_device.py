@@ -76,6 +76,25 @@ def test_precision_auto_depends_on_the_device():
     assert choose_precision("auto", CPU) == choose_precision("auto", MPS) == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("processor", "faster"),
+    [
+        ({"cpu_name": "AMD EPYC 9R14", "avx512_bf16": True, "amx_bf16": False}, True),
+        ({"cpu_name": "AMD EPYC 7R13", "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"cpu_name": "Intel(R) Xeon(R) 8488C", "avx512_bf16": True, "amx_bf16": True}, True),
+        ({"cpu_name": "Intel(R) Xeon(R) 8488C", "avx512_bf16": True, "amx_bf16": False}, False),
+        ({"cpu_name": "Apple M2"}, False),
+        ({}, False),
+    ],
+)
+def test_auto_on_a_cpu_is_bf16_where_that_is_faster(monkeypatch, processor, faster):
+    monkeypatch.undo()  # of what holds for all other tests
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor, raising=False)
+    dtype = torch.bfloat16 if faster else torch.float32
+    assert choose_precision("auto", CPU) == dtype
+    assert choose_precision("fp32", CPU) == torch.float32
+
+
 def test_precisions_by_name():
     for name, dtype in PRECISIONS.items():
         assert choose_precision(name, CUDA) == dtype

@@ -68,6 +68,19 @@ def test_autocast_stays_close(tiny_model):
     torch.testing.assert_close(rough.alpha.float(), exact.alpha, atol=0.05, rtol=0.05)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_copy_with_cast_weights_stays_close(golden_model, dtype):
+    images = image(64, 96)
+    twin = golden_model.at_precision(dtype)
+    with torch.inference_mode():
+        exact, rough = golden_model(images), twin(images)
+    precision = torch.finfo(dtype).eps
+    for mine, theirs in zip(rough, exact, strict=True):
+        assert mine.dtype == torch.float32
+        assert (mine - theirs).abs().max() < 16 * precision * theirs.abs().max()
+    assert {p.dtype for p in golden_model.parameters()} == {torch.float32}
+
+
 def test_copies_and_channels_last_agree(tiny_model):
     images = torch.rand(2, 3, 64, 96)
     twin = copy.deepcopy(tiny_model).to(memory_format=torch.channels_last)
@@ -101,3 +114,13 @@ def test_fuse_obeys_the_trimap():
     classes = torch.tensor([1, 1, 1, 0, 2])
     logits = torch.nn.functional.one_hot(classes, 3).T.reshape(1, 3, 1, 5).float()
     assert fuse(alpha, logits).flatten().tolist() == pytest.approx([0, 0.3, 1, 0, 1])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("output", [0, 1])
+def test_an_output_that_is_not_finite_spoils_its_image_alone(value, output):
+    outputs = torch.rand(2, 1, 4, 4), torch.rand(2, 3, 4, 4)
+    outputs[output][1, 0, 2, 2] = value
+    matte = fuse(*outputs)
+    assert matte[0].isfinite().all()
+    assert matte[1].isnan().all()

@@ -255,6 +255,41 @@ def test_bf16_is_close_to_fp32(model, photo):
     assert "bf16" in str(predictor)
 
 
+@pytest.fixture
+def overflowing(model) -> Predictor:
+    """Runs in fp16, in which its first layer overflows, and the rest gets nothing but NaN."""
+    with torch.no_grad():
+        model.encoder.stem[0].weight.mul_(1e6)
+        model.encoder.stem[2].weight.div_(1e6)
+    predictor = Predictor(model, short_side=64)
+    predictor._network = model.at_precision(torch.float16)
+    predictor.dtype = torch.float16
+    return predictor
+
+
+def test_what_overflows_is_run_again_in_fp32(overflowing, photo):
+    expected = Predictor(overflowing.model, 64).predict(photo)
+    matte = overflowing.predict(photo)
+    np.testing.assert_array_equal(matte.alpha, expected.alpha)
+    np.testing.assert_array_equal(matte.trimap, expected.trimap)
+    images = as_batch(photo) / 255
+    assert overflowing.predict_tensor(images).equal(
+        Predictor(overflowing.model, 64).predict_tensor(images)
+    )
+
+
+def test_what_is_not_finite_in_fp32_either_is_an_error(overflowing, photo):
+    with torch.no_grad():
+        overflowing.model.encoder.stem[0].weight.fill_(float("inf"))
+    for attempt in (
+        lambda: overflowing.predict(photo),
+        lambda: overflowing.predict_tensor(as_batch(photo) / 255),
+        lambda: Predictor(overflowing.model, 64).predict(photo),
+    ):
+        with pytest.raises(PortraitmattingError, match=r"not finite.*verify"):
+            attempt()
+
+
 def test_the_checkpoint_says_size_and_precision(model):
     model.checkpoint = CheckpointInfo("test", "free", working_short_side=96, precision="bf16")
     predictor = Predictor(model)

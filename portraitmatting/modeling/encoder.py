@@ -1,8 +1,8 @@
 """The encoder: a convolutional stem, then the four stages of Swin-T."""
 
 from collections.abc import Sequence
+from itertools import islice
 
-import torch
 from timm.models.swin_transformer import PatchMerging as TimmPatchMerging
 from torch import Tensor, nn
 
@@ -63,10 +63,10 @@ class Encoder(nn.Module):
         )
         self.patch_embed = PatchEmbed(stem_channels, embed_dim)
         # Stochastic depth grows linearly over the blocks (Huang et al., ECCV 2016).
-        rates = torch.linspace(0, drop_path, sum(depths)).split(list(depths))
+        rate = (drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths)))
         self.stages = nn.ModuleList(
-            swin_blocks(dim, head, window, mlp_ratio, rate.tolist())
-            for dim, head, rate in zip(dims, heads, rates, strict=True)
+            swin_blocks(dim, head, window, mlp_ratio, list(islice(rate, depth)))
+            for dim, head, depth in zip(dims, heads, depths, strict=True)
         )
         self.merges = nn.ModuleList(PatchMerging(dim) for dim in dims[:-1])
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for dim in dims)

@@ -24,7 +24,9 @@ class TrimapHead(nn.Module):
         )
 
     def forward(self, detail: Tensor) -> Tensor:
-        return upsample(self.layers(detail))
+        *layers, logits = self.layers
+        x = nn.Sequential(*layers)(detail)
+        return upsample(logits(x.to(logits.weight.dtype)))
 
 
 class AlphaHead(nn.Module):
@@ -50,15 +52,19 @@ class AlphaHead(nn.Module):
         )
 
     def forward(self, detail: Tensor, image: Tensor) -> Tensor:
-        return self.fine(torch.cat([image, upsample(self.coarse(detail))], dim=1))
+        *layers, alpha = self.fine
+        x = nn.Sequential(*layers)(torch.cat([image, upsample(self.coarse(detail))], dim=1))
+        return alpha(x.to(alpha.weight.dtype))
 
 
 def fuse(alpha: Tensor, trimap_logits: Tensor) -> Tensor:
     """Raw alpha (B, 1, H, W) and trimap logits (B, 3, H, W) to a matte in [0, 1], float32.
 
     The clamped alpha where the trimap says unknown, exactly 1 in its foreground, exactly 0 in its
-    background.
+    background. NaN throughout an image of which any output is not finite: a sum that overflowed.
     """
     trimap = trimap_logits.argmax(dim=1, keepdim=True)
     matte = alpha.float().clamp(0, 1)
-    return torch.where(trimap == UNKNOWN, matte, (trimap == FOREGROUND).to(matte))
+    matte = torch.where(trimap == UNKNOWN, matte, (trimap == FOREGROUND).to(matte))
+    finite = torch.cat([alpha, trimap_logits], dim=1).isfinite().all(dim=(1, 2, 3), keepdim=True)
+    return matte.where(finite, torch.nan)

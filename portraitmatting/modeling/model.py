@@ -1,5 +1,6 @@
 """The network, whole: Portraitmatting (Q. Liu, 2023)."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from portraitmatting.checkpoint.format import CheckpointInfo
+from portraitmatting.choices import MULTIPLE
 from portraitmatting.errors import CheckpointError, PortraitmattingError
 from portraitmatting.hub import OnHub
 from portraitmatting.modeling.decoder import Decoder, PyramidPooling, upsample
@@ -141,9 +143,21 @@ class PortraitMatting(nn.Module, OnHub):
         model.checkpoint = checkpoint
         return model.eval()
 
+    def at_precision(self, dtype: torch.dtype) -> "PortraitMatting":
+        """A copy that computes in `dtype`: its weights are cast once, not in every pass.
+
+        The last layer of each head stays float32, and so do the outputs: alpha has more steps than
+        bf16 has, and rounded trimap logits would tie.
+        """
+        twin = copy.deepcopy(self).to(dtype)
+        twin.alpha_head.fine[-1].float()
+        twin.trimap_head.layers[-1].float()
+        return twin
+
     def forward(self, image: Tensor) -> Prediction:
         if not torch.jit.is_tracing():  # there sizes are symbols, and the graph is for all
             check_images(image)
+        image = image.to(self.encoder.patch_embed.proj.weight.dtype)
         stem, *skips, last = self.encoder(image)
         x = self.decoder(skips, self.ppm(last))
         detail = torch.cat([stem, upsample(x)], dim=1)
@@ -156,11 +170,10 @@ def check_images(image: Tensor) -> None:
         shape = "x".join(map(str, image.shape))
         raise PortraitmattingError(f"expected a batch of RGB images, Bx3xHxW, got {shape}")
     height, width = image.shape[-2:]
-    multiple = Encoder.strides[-1]
-    if height % multiple or width % multiple or not height or not width:
-        fits = [max(1, -(-side // multiple)) * multiple for side in (height, width)]
+    if height % MULTIPLE or width % MULTIPLE or not height or not width:
+        fits = [max(1, -(-side // MULTIPLE)) * MULTIPLE for side in (height, width)]
         raise PortraitmattingError(
-            f"expected height and width to be multiples of {multiple}, got {height}x{width}: "
+            f"expected height and width to be multiples of {MULTIPLE}, got {height}x{width}: "
             f"pad or resize to {fits[0]}x{fits[1]}"
         )
 

@@ -49,7 +49,7 @@ class SwinBlock(nn.Module):
         if shift:
             x = x.roll((-shift, -shift), (1, 2))
             mask = (shift_mask if is_recording() else _cached_shift_mask)(
-                rows, columns, self.window, shift, x.device
+                rows, columns, self.window, shift, x.dtype, x.device
             )
         windows = window_partition(x, window)
         windows = self.attn(windows.flatten(1, 2), mask).view_as(windows)
@@ -80,7 +80,8 @@ class WindowAttention(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         bias = self.position_bias().to(query.dtype)
         if mask is not None:
-            bias = (bias + mask.to(query.dtype)).repeat(count // mask.shape[0], 1, 1, 1)
+            bias = bias + mask.to(query.dtype)
+            bias = bias.expand(count // mask.shape[0], *bias.shape).flatten(0, 1)
         x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[..., :tokens])
         return self.proj(x.transpose(1, 2).reshape(count, tokens, dim))
 
@@ -116,7 +117,9 @@ def swin_blocks(
     )
 
 
-def shift_mask(rows: int, columns: int, window: int, shift: int, device: torch.device) -> Tensor:
+def shift_mask(
+    rows: int, columns: int, window: int, shift: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
     """(windows, 1, N, padded N): -100 between tokens from opposite borders of the image, which only
     the roll has made neighbours (Liu et al., section 3.2)."""
     y, x = torch.arange(rows, device=device), torch.arange(columns, device=device)
@@ -124,7 +127,7 @@ def shift_mask(rows: int, columns: int, window: int, shift: int, device: torch.d
     x = (x >= columns - window).long() + (x >= columns - shift)
     region = (3 * y[:, None] + x)[None, :, :, None]
     region = window_partition(region, (window, window)).view(-1, 1, 1, window**2)
-    return _pad_keys((region.transpose(2, 3) != region).float() * -100)
+    return _pad_keys((region.transpose(2, 3) != region).to(dtype) * -100)
 
 
 # Not as inference tensors, or else training could not use what an inference has cached.
