@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.timing import machine, say, table
-from portraitmatting import PRESETS, ModelConfig, PortraitMatting, Predictor, load_model
+from portraitmatting import PRESETS, ModelConfig, PortraitMatting, Predictor, cli, load_model
 from portraitmatting.compositing import composite
 from portraitmatting.device import choose_device, describe_device
 
@@ -34,28 +34,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3, help="to measure each number for")
     parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    run(lambda: report(options.device, options.seconds, options.tiny))
+    cli.run(lambda: report(options.device, options.seconds, options.tiny))
 
 
-def run(main: Callable[[], Any]) -> None:
-    """As the commands do: a missing GPU is one line."""
-    from portraitmatting import cli
-
-    def code() -> int:
-        main()
-        return 0
-
-    cli.run(code)
-
-
-def report(device: str, seconds: float, tiny: bool = False) -> None:
-    """Print the page."""
+def report(device: str, seconds: float, tiny: bool = False) -> int:
+    """Print the page; the exit code."""
     chosen = choose_device(device)
     model = PortraitMatting(ModelConfig.tiny()) if tiny else load_model(None, chosen)
     predictor = Predictor(model, 64 if tiny else None, device=chosen)
     print(f"{describe_device(chosen)}; {predictor}; {driver(chosen)}\n{machine()}\n", flush=True)
     print(speed_table(predictor, seconds), flush=True)
     print(memory_table(predictor), flush=True)
+    return 0
 
 
 def driver(device: torch.device) -> str:

@@ -52,14 +52,15 @@ def main() -> None:
         print(peaks(options.peaks))
         return
     ways = [*WAYS, ONNX] if options.onnx else list(WAYS)
-    rows = []
+    print(machine(), end="\n\n")
+    titles = ("network, batch 1: median, memory after / peak", *ways)
+    print(table(titles, []), end="", flush=True)
     for size in options.sizes:
         say(size)
         height, width = map(int, size.split("x"))
         measured = measure(ways, height, width, options.repeats, options.onnx)
-        rows.append([size, *(f"{seconds:.2f} s, {memory}" for seconds, memory in measured)])
-    print(machine(), end="\n\n")
-    print(table(("network, batch 1: median, memory after / peak", *ways), rows))
+        cells = [f"{seconds:.2f} s, {memory}" for seconds, memory in measured]
+        print("| " + " | ".join([size, *cells]) + " |", flush=True)
 
 
 @torch.inference_mode()

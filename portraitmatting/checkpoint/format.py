@@ -47,7 +47,7 @@ class CheckpointInfo:
     working_short_side: int
     """The short side, in pixels, at which the weights give their best mattes; a multiple of 32."""
     precision: str = "auto"
-    """What to compute in: "fp32", "bf16", "fp16", or "auto" (fp16 on CUDA, fp32 elsewhere)."""
+    """What to compute in: "fp32", "bf16", "fp16", or "auto" (as `choose_precision`)."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Anything else worth knowing: data, schedule, scores, limits."""
 
