@@ -10,7 +10,13 @@ import pillow_heif
 import pytest
 from PIL import Image, ImageCms
 
-from portraitmatting.images.colour import adobe_rgb, convert_rgb, profile_of_codes
+from portraitmatting.images.colour import (
+    adobe_rgb,
+    convert_rgb,
+    from_srgb,
+    make_profile,
+    profile_of_codes,
+)
 from portraitmatting.images.decode import decode
 from portraitmatting.images.encode import encode_image
 
@@ -72,6 +78,19 @@ def test_a_background_keeps_its_look_in_a_wide_profile(profile, dtype):
     assert np.abs(np.asarray(viewed)[0, 0].astype(int) - GREEN).max() <= 3
     back = convert_rgb(converted, profile, None)
     assert np.abs(back.astype(float) - pixels).max() <= 3 * full / 255
+
+
+@pytest.mark.parametrize(
+    "colour", [(0, 177, 64), (255, 255, 255), (0, 0, 0), (3, 250, 7), (90, 0, 1)]
+)
+def test_a_flat_8_bit_background_is_seen_as_asked_in_the_widest_profile(colour):
+    prophoto = make_profile((0.3457, 0.3585), (0.7347, 0.2653, 0.1596, 0.8404, 0.0366, 0.0001), 1.8)
+    pixel = from_srgb(np.array([[colour]], np.uint8), prophoto)
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(prophoto))
+    seen = ImageCms.profileToProfile(
+        Image.fromarray(pixel), profile, ImageCms.createProfile("sRGB")
+    )
+    assert np.abs(np.asarray(seen)[0, 0].astype(int) - colour).max() <= 5
 
 
 def test_without_a_sound_profile_nothing_is_converted():

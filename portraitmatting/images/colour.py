@@ -33,6 +33,7 @@ _PRIMARIES: dict[int, tuple[tuple[float, float], tuple[float, ...]]] = {
 # it; of HDR (16, 18) only the primaries are taken.
 _GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}
 
+_FEW = 300  # values, of 100 colours
 _EXACT = 0x100  # cmsFLAGS_NOOPTIMIZE: a table would be off by up to 4 of 255 near black
 
 
@@ -87,8 +88,21 @@ def convert_rgb(
 
 
 def from_srgb(pixels: NDArray[Any], icc_profile: bytes | None) -> NDArray[Any]:
-    """A background's sRGB colours as values of the photo's profile, as `convert_rgb` does it."""
-    return convert_rgb(pixels, None, icc_profile)
+    """A background's sRGB colours as values of the photo's profile, as `convert_rgb` does it.
+
+    In 8 bits a wide profile has steps that are seen as up to 9 of sRGB's levels near black. Of a
+    few colours, which may fill whole backgrounds, each therefore becomes the closest of the eight
+    values around it, as seen; in images such steps are noise.
+    """
+    if pixels.dtype != np.uint8 or pixels.size > _FEW or rgb_profile(icc_profile) is None:
+        return convert_rgb(pixels, None, icc_profile)
+    wanted = pixels.astype(np.float32) / 255
+    below = np.floor(convert_rgb(wanted, None, icc_profile) * 255)
+    corners = np.indices((2, 2, 2)).reshape(3, 8).T
+    values = np.clip(below[None] + corners[:, None, None], 0, 255).astype(np.float32)
+    seen = np.stack([convert_rgb(value / 255, icc_profile, None) for value in values])
+    best = np.abs(seen - wanted).max(axis=-1).argmin(axis=0)
+    return np.take_along_axis(values, best[None, ..., None], axis=0)[0].astype(np.uint8)
 
 
 def profile_of_codes(primaries: int, transfer: int) -> bytes | None:
