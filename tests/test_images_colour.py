@@ -13,7 +13,6 @@ from PIL import Image, ImageCms
 from portraitmatting.images.colour import (
     adobe_rgb,
     convert_rgb,
-    from_srgb,
     make_profile,
     profile_of_codes,
 )
@@ -85,7 +84,7 @@ def test_a_background_keeps_its_look_in_a_wide_profile(profile, dtype):
 )
 def test_a_flat_8_bit_background_is_seen_as_asked_in_the_widest_profile(colour):
     prophoto = make_profile((0.3457, 0.3585), (0.7347, 0.2653, 0.1596, 0.8404, 0.0366, 0.0001), 1.8)
-    pixel = from_srgb(np.array([[colour]], np.uint8), prophoto)
+    pixel = convert_rgb(np.array([[colour]], np.uint8), None, prophoto)
     profile = ImageCms.ImageCmsProfile(io.BytesIO(prophoto))
     seen = ImageCms.profileToProfile(
         Image.fromarray(pixel), profile, ImageCms.createProfile("sRGB")

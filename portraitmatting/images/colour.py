@@ -76,6 +76,8 @@ def convert_rgb(
     source, target = rgb_profile(source), rgb_profile(target)
     if source == target:
         return pixels
+    if pixels.dtype == np.uint8 and pixels.size <= _FEW:  # flat backgrounds
+        return _closest(pixels, source, target)
     try:
         converted = imagecodecs.cms_transform(
             np.ascontiguousarray(pixels), source or _srgb(), target or _srgb(),
@@ -87,20 +89,16 @@ def convert_rgb(
     return converted.clip(0, 1) if pixels.dtype.kind == "f" else np.asarray(converted)
 
 
-def from_srgb(pixels: NDArray[Any], icc_profile: bytes | None) -> NDArray[Any]:
-    """A background's sRGB colours as values of the photo's profile, as `convert_rgb` does it.
-
-    In 8 bits a wide profile has steps that are seen as up to 9 of sRGB's levels near black. Of a
-    few colours, which may fill whole backgrounds, each therefore becomes the closest of the eight
-    values around it, as seen; in images such steps are noise.
-    """
-    if pixels.dtype != np.uint8 or pixels.size > _FEW or rgb_profile(icc_profile) is None:
-        return convert_rgb(pixels, None, icc_profile)
+def _closest(
+    pixels: NDArray[np.uint8], source: bytes | None, target: bytes | None
+) -> NDArray[np.uint8]:
+    """In 8 bits a wide profile has steps that are seen as up to 9 of sRGB's levels near black:
+    of the eight values around each colour the one that is seen as closest to it."""
     wanted = pixels.astype(np.float32) / 255
-    below = np.floor(convert_rgb(wanted, None, icc_profile) * 255)
+    below = np.floor(convert_rgb(wanted, source, target) * 255)
     corners = np.indices((2, 2, 2)).reshape(3, 8).T
     values = np.clip(below[None] + corners[:, None, None], 0, 255).astype(np.float32)
-    seen = np.stack([convert_rgb(value / 255, icc_profile, None) for value in values])
+    seen = np.stack([convert_rgb(value / 255, target, source) for value in values])
     best = np.abs(seen - wanted).max(axis=-1).argmin(axis=0)
     return np.take_along_axis(values, best[None, ..., None], axis=0)[0].astype(np.uint8)
 
