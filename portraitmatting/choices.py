@@ -16,7 +16,7 @@ from portraitmatting.errors import PortraitmattingError, one_line
 MULTIPLE = 32
 """Working sizes are multiples of this: the network halves an image five times."""
 LARGEST_SHORT_SIDE = 8192
-PRESETS = {"fast": 0.6, "balanced": 0.8, "quality": 1.0}
+PRESETS = {"live": 0.42, "fast": 0.6, "balanced": 0.8, "quality": 1.0}
 """Preset to its part of the short side that the checkpoint works best at. The weights and
 everything after the network stay as they are: what the network does not see at a smaller size, the
 guided filter takes from the image."""

@@ -236,7 +236,7 @@ def test_an_unknown_preset_is_answered_with_the_known_ones(fake_camera):
     fake_camera(1)
     with (
         Camera("0") as camera,
-        pytest.raises(PortraitmattingError, match="'best': use auto, fast, balanced, quality"),
+        pytest.raises(PortraitmattingError, match="'best': use auto, live, fast, balanced, quality"),
     ):
         run_live(camera, tiny_predictor(), live_backgrounds(), preset="best", window=False)
 
@@ -264,17 +264,12 @@ class FakeWindow:
 def test_a_pause_is_no_slowness(tmp_path, monkeypatch):
     make_avi(tmp_path / "v.avi", range(10, 70, 10), rate=100)
     monkeypatch.setattr("portraitmatting.video.live.Window", lambda: FakeWindow(still=60))
-    told = []
-    monkeypatch.setattr(
-        "portraitmatting.video.live.AutoSize.rest_took", lambda self, seconds: told.append(seconds)
-    )
     before = time.monotonic()
     with Camera(str(tmp_path / "v.avi")) as camera:
         timing = run_live(camera, tiny_predictor(), live_backgrounds())
     took = time.monotonic() - before
-    assert took > 60 * 0.03 and timing.frames == len(told) == 6
+    assert took > 60 * 0.03 and timing.frames == 6
     assert timing.elapsed < took - 60 * 0.03
-    assert sum(told) <= timing.elapsed
 
 
 def test_a_window_without_a_window_toolkit_says_so(monkeypatch):
@@ -309,7 +304,7 @@ def test_virtual_camera_gets_the_composite(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyvirtualcam", None)
     with (
         Camera(str(tmp_path / "v.avi")) as camera,
-        pytest.raises(VideoError, match=r"portraitmatting\[virtualcam\]"),
+        pytest.raises(VideoError, match=r"pip install .*\[virtualcam\]"),
     ):
         run_live(camera, tiny_predictor(), live_backgrounds(), window=False, virtual_camera=True)
 

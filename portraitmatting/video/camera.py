@@ -28,7 +28,8 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 class Camera:
     """Context manager over a camera (index "0", "1" or device "/dev/video0"), a stream URL or a
-    video file, whatever OpenCV opens.
+    video file, whatever OpenCV opens. Of a camera, MJPG, a size and a rate are asked; it may give
+    others.
 
     Iterate to get `Frame`s. Of a camera or a stream each is the newest there is, those that nobody
     waited for are counted in `dropped`, and time is the clock's. Of a file, and of a URL with an
@@ -37,7 +38,13 @@ class Camera:
     camera that is missing, busy or gives no frame, with the indices that do work.
     """
 
-    def __init__(self, source: str, width: int | None = None, height: int | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        width: int | None = None,
+        height: int | None = None,
+        rate: float = 30,
+    ) -> None:
         self._source = source
         self.lost = False
         self._slot: Newest[Frame] = Newest()
@@ -49,12 +56,18 @@ class Camera:
         self.is_file = Path(source).is_file() or (
             _is_url(source) and self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
         )
-        for setting, value in (
-            (cv2.CAP_PROP_FRAME_WIDTH, width),
-            (cv2.CAP_PROP_FRAME_HEIGHT, height),
-        ):
-            if value is not None:
-                self._capture.set(setting, value)
+        if not self.is_file and not _is_url(source):
+            # Uncompressed, USB carries large images at a few frames per second only. The format
+            # goes first: sizes and rates are those that it offers.
+            wanted = {
+                cv2.CAP_PROP_FOURCC: cv2.VideoWriter.fourcc(*"MJPG"),
+                cv2.CAP_PROP_FRAME_WIDTH: width,
+                cv2.CAP_PROP_FRAME_HEIGHT: height,
+                cv2.CAP_PROP_FPS: rate,
+            }
+            for setting, value in wanted.items():
+                if value is not None:
+                    self._capture.set(setting, value)
 
     @property
     def dropped(self) -> int:
@@ -112,15 +125,15 @@ class Camera:
             patience = _LOST_SECONDS
 
     def _read_on(self) -> None:
-        last = time.monotonic()
+        last, patience = time.monotonic(), _FIRST_FRAME_SECONDS
         try:
             while not self._stop.is_set():
                 bgr = _read(self._capture)
                 now = time.monotonic()
                 if bgr is not None:
-                    last = now
+                    last, patience = now, _LOST_SECONDS
                     self._slot.put(self._frame(bgr, now - self._began))
-                elif now - last > _LOST_SECONDS:
+                elif now - last > patience:
                     break
                 else:  # a single bad frame is common with USB
                     self._stop.wait(0.01)
@@ -137,16 +150,16 @@ class Camera:
 
 def working_cameras(skip: str = "") -> list[int]:
     """The camera indices from 0 to 5 that give a frame, `skip` left out; takes a while."""
-    found = []
+    working = []
     for index in range(_PROBED):
         if str(index) == skip:
             continue
         with _quiet():
             capture = cv2.VideoCapture(index)
             if capture.isOpened() and _read(capture) is not None:
-                found.append(index)
+                working.append(index)
             capture.release()
-    return found
+    return working
 
 
 def _open(source: str) -> cv2.VideoCapture:
@@ -181,9 +194,9 @@ def _is_url(source: str) -> bool:
 
 
 def _advice(source: str) -> str:
-    found = working_cameras(skip=source)
-    if found:
-        return f"these indices work: {', '.join(map(str, found))}"
+    working = working_cameras(skip=source)
+    if working:
+        return f"these indices work: {', '.join(map(str, working))}"
     return "no other camera works either; give a video file instead"
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from portraitmatting.choices import check_preset
+from portraitmatting.choices import METHODS, check_number, check_preset, check_word
 from portraitmatting.compositing import Background
-from portraitmatting.device import describe_device
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.images.files import write_image
 from portraitmatting.predictor import Predictor
@@ -20,11 +19,13 @@ from portraitmatting.video.auto_size import AutoSize
 from portraitmatting.video.camera import Camera
 from portraitmatting.video.preview import Controls, help_lines, with_text
 from portraitmatting.video.recorder import Recorder, stamp
-from portraitmatting.video.stream import MattedFrame, matte_stream
+from portraitmatting.video.live_stream import LiveStream
+from portraitmatting.video.stream import MattedFrame
 from portraitmatting.video.virtual_camera import VirtualCamera
 from portraitmatting.video.window import Window
 
 _NOTE_SECONDS = 4.0
+_RATES = 0.1, 1000.0
 _PAUSE_POLL = 30  # milliseconds
 _SMOOTHED = 0.1
 """Part of the newest frame in the times that the overlay shows."""
@@ -38,6 +39,8 @@ class Timing:
     elapsed: float = 0.0
     """From the first frame's arrival to the last one's display."""
     parts: dict[str, float] = field(default_factory=dict)
+    mattes: int = 0
+    """How many of the network's there were; all other frames had one carried to them."""
     lost: bool = False
     """The camera went away."""
     failed: bool = False
@@ -52,7 +55,11 @@ class Timing:
             return "no frames"
         rate = self.frames / self.elapsed if self.elapsed else 0.0
         parts = ", ".join(f"{1000 * s / self.frames:.0f} {name}" for name, s in self.parts.items())
-        return f"{self.frames} frames, {rate:.1f} per second; milliseconds per frame: {parts}"
+        mattes = self.mattes / self.elapsed if self.elapsed else 0.0
+        return (
+            f"{self.frames} frames, {rate:.1f} per second, and {mattes:.1f} of the network; "
+            f"milliseconds per frame: {parts}"
+        )
 
 
 def run_live(
@@ -79,10 +86,13 @@ def run_live(
     recording that fails later says so in the window, and is told of in the result.
     """
     check_preset(preset, "auto")
+    check_word("foreground method", foreground, METHODS)
+    check_number("target rate", target_rate, *_RATES)
     auto = AutoSize(predictor, target_rate) if preset == "auto" else None
-    if auto is None:
-        predictor = predictor.at_preset(preset)
-    session = _Session(camera, Controls(list(backgrounds), overlay=overlay), preset, Path(folder))
+    predictor = predictor.at_short_side(auto.short_side) if auto else predictor.at_preset(preset)
+    controls = Controls(list(backgrounds), overlay=overlay)
+    live = LiveStream(camera, predictor, controls, foreground, smooth, target_rate, auto)
+    session = _Session(camera, live, controls, f"{preset}, {predictor.runs_on}", Path(folder))
     with contextlib.ExitStack() as stack:
         if window:
             session.window = stack.enter_context(Window())
@@ -93,14 +103,9 @@ def run_live(
             session.recorder.start()
         # Ctrl-C ends a recording like any other way to quit does.
         stack.callback(session.recorder.stop)
-        frames = matte_stream(
-            camera, predictor, session.controls, foreground, smooth, auto_size=auto
-        )
+        frames = stack.enter_context(contextlib.closing(iter(live)))
         for matted in frames:
-            going_on = session.take(matted)
-            if auto is not None:
-                auto.rest_took(session.rest_seconds)
-            if not going_on:
+            if not session.take(matted):
                 break
     session.timing.lost = camera.lost
     return session.timing
@@ -109,26 +114,29 @@ def run_live(
 class _Session:
     """One run of the live job: what happens to a frame once it has its matte."""
 
-    def __init__(self, camera: Camera, controls: Controls, preset: str, folder: Path) -> None:
+    def __init__(
+        self, camera: Camera, live: LiveStream, controls: Controls, runs_on: str, folder: Path
+    ) -> None:
         self.controls = controls
         self.timing = Timing()
         self.window: Window | None = None
         self.virtual: VirtualCamera | None = None
         self.recorder = Recorder(folder)
-        self._camera, self._preset, self._folder = camera, preset, folder
-        self.rest_seconds = 0.0
-        """What the last frame took besides the network; a pause is not counted."""
+        self._camera, self._live, self._runs_on, self._folder = camera, live, runs_on, folder
         self._note, self._note_until = "", 0.0
-        self._began = self._shown = 0.0
-        self._interval = self._latency = 0.0
+        self._began = self._shown = self._answered = 0.0
+        self._interval = self._latency = self._network_interval = self._age = 0.0
 
     def take(self, matted: MattedFrame) -> bool:
         """Send a frame everywhere it should go and obey the keys; False to quit."""
-        came = now = time.perf_counter()
-        spent = matted.network_seconds + matted.smoothing_seconds
+        now = time.perf_counter()
         if not self.timing.frames:
-            self._began = self._shown = now - spent
-        self.timing.add("network", matted.network_seconds)
+            self._began = self._shown = now - matted.matting_seconds - matted.smoothing_seconds
+            self._answered = self._began
+        if self._live.passes > self.timing.mattes:
+            self._network_interval = _follow(self._network_interval, now - self._answered)
+            self.timing.mattes, self._answered = self._live.passes, now
+        self.timing.add("matte", matted.matting_seconds)
         self.timing.add("smoothing", matted.smoothing_seconds)
         view = self.controls.render(matted)
         now = self._count("foreground and background", now)
@@ -144,8 +152,8 @@ class _Session:
         self.timing.elapsed = now - self._began
         self._interval = _follow(self._interval, now - self._shown)
         self._latency = _follow(self._latency, self._camera.age(matted.frame))
+        self._age = _follow(self._age, matted.age)
         self._shown = now
-        self.rest_seconds = matted.smoothing_seconds + now - came
         return going_on and self._wait_while_paused(matted)
 
     def _count(self, part: str, since: float) -> float:
@@ -165,7 +173,9 @@ class _Session:
             if not self._obey(self.window.key(_PAUSE_POLL), matted):
                 return False
             now = time.perf_counter()
-            self._began, self._shown = self._began + now - self._shown, now
+            paused = now - self._shown
+            self._began, self._answered = self._began + paused, self._answered + paused
+            self._shown = now
         return True
 
     def _obey(self, key: int | None, matted: MattedFrame) -> bool:
@@ -180,12 +190,12 @@ class _Session:
         controls, lines = self.controls, []
         if controls.overlay:
             height, width = matted.image.shape[:2]
-            rate = 1 / self._interval if self._interval else 0.0
+            shown, mattes = (_rate(i) for i in (self._interval, self._network_interval))
             lines += [
-                f"{rate:.1f} fps   latency {1000 * self._latency:.0f} ms",
-                f"{width}x{height} at {matted.short_side} ({self._preset})",
-                controls.background_name,
-                f"{describe_device(matted.device)}   h: help",
+                f"{shown:.1f} fps   latency {1000 * self._latency:.0f} ms",
+                f"network {mattes:.1f} per second, {1000 * self._age:.0f} ms behind",
+                f"{width}x{height} at {matted.short_side} ({self._runs_on})",
+                f"{controls.background_name}   h: help",
             ]
         if self.recorder.running:
             lines.append("recording")
@@ -226,6 +236,10 @@ class _Session:
             self.recorder.write(matted)
         except PortraitmattingError as error:
             self._fail(error)
+
+
+def _rate(interval: float) -> float:
+    return 1 / interval if interval else 0.0
 
 
 def _follow(average: float, newest: float) -> float:

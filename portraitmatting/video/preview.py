@@ -19,6 +19,7 @@ KEYS = {
     "[ ]": "blur the scene less, more",
     "a": "alpha matte",
     "s": "side by side with the camera",
+    "m": "mirror the window",
     "space": "pause",
     "p": "snapshot as transparent PNG",
     "r": "start and stop recording",
@@ -47,6 +48,8 @@ class Controls:
     """Of the background named "blur", as in `compositing.blur`."""
     alpha_view: bool = False
     side_by_side: bool = False
+    mirrored: bool = False
+    """In the window only: others see text the right way round."""
     paused: bool = False
     overlay: bool = True
     help: bool = False
@@ -78,6 +81,7 @@ class Controls:
             "h": "help",
             "a": "alpha_view",
             "s": "side_by_side",
+            "m": "mirrored",
             " ": "paused",
             "o": "overlay",
         }
@@ -105,26 +109,27 @@ class Controls:
             view = np.repeat(grey[:, :, None], 3, axis=2)
         else:
             view = matted.composite()
-        return np.hstack([matted.image, view]) if self.side_by_side else view
+        views = [matted.image, view] if self.side_by_side else [view]
+        return np.hstack([cv2.flip(part, 1) if self.mirrored else part for part in views])
 
 
-def with_text(picture: NDArray[np.uint8], lines: list[str]) -> NDArray[np.uint8]:
+def with_text(image: NDArray[np.uint8], lines: list[str]) -> NDArray[np.uint8]:
     """A copy of HxWx3 uint8 with lines of text on a darkened corner, readable on anything."""
     if not lines:
-        return picture
-    picture = picture.copy()
+        return image
+    image = image.copy()
     # Letters of about 1/32 of the height, within what is readable.
-    scale = float(np.clip(picture.shape[0] / 32 / 22, 0.4, 1.2))
+    scale = float(np.clip(image.shape[0] / 32 / 22, 0.4, 1.2))
     style = cv2.FONT_HERSHEY_SIMPLEX, scale
     thickness = 1 if scale < 0.8 else 2
     step, margin = round(30 * scale), round(12 * scale)
     width = max(cv2.getTextSize(line, *style, thickness)[0][0] for line in lines)
-    box = picture[: step * len(lines) + 2 * margin, : width + 2 * margin]
+    box = image[: step * len(lines) + 2 * margin, : width + 2 * margin]
     box[:] = box // 3
     for row, line in enumerate(lines, 1):
         place = margin, row * step
-        cv2.putText(picture, line, place, *style, (255, 255, 255), thickness, cv2.LINE_AA)
-    return picture
+        cv2.putText(image, line, place, *style, (255, 255, 255), thickness, cv2.LINE_AA)
+    return image
 
 
 def help_lines() -> list[str]:

@@ -35,6 +35,10 @@ class MattedFrame:
     network_seconds: float
     """What the network took for this frame, with resizing; its share of the batch."""
     smoothing_seconds: float
+    matting_seconds: float = 0.0
+    """How long this frame waited for its matte, smoothing not counted."""
+    age: float = 0.0
+    """Seconds by which the frame that the network saw is older than this one; 0 if it is this."""
 
     @property
     def image(self) -> NDArray[np.uint8]:
@@ -116,8 +120,7 @@ def _matted(
             auto_size.network_took(seconds)
         for frame, matte in zip(batch, mattes, strict=True):
             before = time.perf_counter()
-            if smoother is not None:
-                matte = replace(matte, alpha=smoother(frame.image, matte.alpha))
+            matte = steadied(matte, smoother)
             if frame.alpha is not None:  # what is transparent in the source stays so
                 bound = to_unit(frame.alpha)
                 matte = replace(matte, alpha=np.minimum(matte.alpha, bound))
@@ -129,4 +132,12 @@ def _matted(
                 predictor.short_side,
                 seconds,
                 time.perf_counter() - before,
+                seconds,
             )
+
+
+def steadied(matte: Matte, smoother: Smoother | None) -> Matte:
+    """The matte, averaged over time where there is a smoother."""
+    if smoother is None:
+        return matte
+    return replace(matte, alpha=smoother(matte.image, matte.alpha))

@@ -1,5 +1,6 @@
 """The preview window, and whether there can be one."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from portraitmatting.video.container import VideoError
 
 _PROBE = "import cv2; cv2.namedWindow('probe'); cv2.waitKey(1)"
+_HEIGHTS = 60, 4000
+"""Of windows that are remembered, in pixels."""
 _FONTS = Path("/usr/share/fonts")
 _HEADLESS = (
     "no window: this OpenCV is built without them; pip uninstall opencv-python-headless "
@@ -44,14 +47,16 @@ def _quiet_qt() -> None:
 
 
 class Window:
-    """Context manager: a window that can be resized, keeping the image's proportions.
+    """Context manager: a window that can be resized, keeping the image's proportions. Its height is
+    remembered for the next time.
 
     To be used from the main thread, after `require_display`.
     """
 
     def __init__(self, title: str = "portraitmatting") -> None:
         self._title = title
-        self._sized: tuple[int, ...] = ()
+        self._shape: tuple[int, ...] = ()
+        self._height = _remembered_height()
 
     def __enter__(self) -> "Window":
         _quiet_qt()
@@ -64,14 +69,21 @@ class Window:
 
     def __exit__(self, *_: object) -> None:
         if self._visible():
+            _remember_height(self._height)
             cv2.destroyWindow(self._title)
         cv2.waitKey(1)
 
     def show(self, image: NDArray[np.uint8]) -> None:
-        """HxWx3 RGB uint8; the window takes its shape when that changes."""
-        if image.shape != self._sized:
-            self._sized = image.shape
-            cv2.resizeWindow(self._title, image.shape[1], image.shape[0])
+        """HxWx3 RGB uint8; the window keeps its height, and takes the image's proportions when
+        these change."""
+        height, width = image.shape[:2]
+        if self._shape:
+            self._height = cv2.getWindowImageRect(self._title)[3] or self._height
+        if image.shape != self._shape:
+            self._shape = image.shape
+            self._height = self._height or height
+            size = max(1, round(self._height * width / height)), self._height
+            cv2.resizeWindow(self._title, *size)
         cv2.imshow(self._title, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
     def key(self, milliseconds: int = 1) -> int | None:
@@ -86,3 +98,22 @@ class Window:
             return cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
         except cv2.error:
             return False
+
+
+def _state_file() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or os.environ.get("LOCALAPPDATA")
+    return Path(base or Path.home() / ".local/state") / "portraitmatting" / "window-height"
+
+
+def _remembered_height() -> int:
+    """In pixels; 0 if there is none."""
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # RuntimeError: nobody's home
+        height = int(_state_file().read_text())
+        return height if _HEIGHTS[0] <= height <= _HEIGHTS[1] else 0
+    return 0
+
+
+def _remember_height(height: int) -> None:
+    with contextlib.suppress(OSError, RuntimeError):
+        _state_file().parent.mkdir(parents=True, exist_ok=True)
+        _state_file().write_text(str(height))

@@ -1,0 +1,149 @@
+"""The live preview: the errors of carried mattes, and the rates that it reaches."""
+
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.live_clips import clip, people
+from benchmarks.timing import machine, table
+from portraitmatting import Predictor
+from portraitmatting.guided_filter import guided_upsample
+from portraitmatting.metrics import boundary_error, dtssd, mad
+from portraitmatting.video.backgrounds import live_backgrounds
+from portraitmatting.video.carrying import MatteCarrier
+from portraitmatting.video.live import run_live
+from portraitmatting.video.reader import Frame
+
+_COUNT = 48
+_LATE = 6
+"""Frames of a camera of 30 per second that pass while the network works on one."""
+_SHOWN = 2
+"""Every second frame of the camera is displayed."""
+_SPEEDS = {"slow": 2, "fast": 8}
+"""Pixels per frame at most."""
+_SECONDS = 20
+
+Image = NDArray[np.uint8]
+Alpha = NDArray[np.float32]
+
+
+def live(predictor: Predictor, folder: Path) -> None:
+    """Errors of carried mattes, then the rates."""
+    print(f"\n{machine()}\n\n{predictor.at_preset('live')}\n")
+    print(error_table(predictor.at_preset("live")), flush=True)
+    print(rate_table(predictor), flush=True)
+
+
+def error_table(predictor: Predictor) -> str:
+    """MAD x1000, dtSSD x100 and boundary error in pixels of what is on the screen, at every
+    displayed frame's own time, against the true matte of that time."""
+    methods = ("network on every frame", "waiting for it", "its last matte", "carried")
+    rows = []
+    for name, person in people().items():
+        for word, speed in _SPEEDS.items():
+            images, truths = (list(p) for p in zip(*clip(person, speed, _COUNT), strict=True))
+            times = range(_LATE, _COUNT, _SHOWN)
+            seen = {t: _coarse(predictor, images[t]) for t in {0, *times}}
+            # Begun at the last multiple of _LATE at which the network was free, and done by now.
+            known = {t: (t - _LATE) // _LATE * _LATE for t in times}
+            carried = _carried(images, seen, known)
+            shown = {
+                methods[0]: [guided_upsample(images[t], seen[t]) for t in times],
+                methods[1]: [guided_upsample(images[k], seen[k]) for k in known.values()],
+                methods[2]: [guided_upsample(images[t], seen[known[t]]) for t in times],
+                methods[3]: [guided_upsample(images[t], carried[t]) for t in times],
+            }
+            right = [truths[t] for t in times]
+            for method in methods:
+                rows.append((name, word, method, *_scores(shown[method], right)))
+    titles = ("person", "motion", "matte", "MAD x1000", "dtSSD x100", "boundary, pixels")
+    return table(titles, rows)
+
+
+def _coarse(predictor: Predictor, image: Image) -> Alpha:
+    (estimate,) = predictor.estimate([predictor.prepare(image)])
+    return estimate.alpha[0].numpy()
+
+
+def _carried(
+    images: list[Image], seen: dict[int, Alpha], known: dict[int, int]
+) -> dict[int, Alpha]:
+    """What `LiveStream` would carry; where it would wait, the frame's own matte."""
+    carrier, carried, asked = MatteCarrier(), {}, 0
+    carrier.ask(carrier.see(images[0]))
+    for moment, source in known.items():
+        if source == asked:
+            carrier.take_over(seen[source])
+        sight = carrier.see(images[moment])
+        if source == asked:
+            carrier.ask(sight)
+            asked = moment
+        matte = carrier.carry()
+        carried[moment] = seen[moment] if matte is None else matte
+    return carried
+
+
+def _scores(alphas: list[Alpha], truths: list[Alpha]) -> tuple[str, str, str]:
+    pairs = list(zip(alphas, truths, strict=True))
+    error = np.mean([mad(alpha, truth) for alpha, truth in pairs])
+    boundary = np.mean([boundary_error(alpha, truth) for alpha, truth in pairs])
+    return f"{1000 * error:.1f}", f"{100 * dtssd(alphas, truths):.2f}", f"{boundary:.2f}"
+
+
+class SimulatedCamera:
+    """A camera that plays images to and fro, `rate` per second, and only the newest counts."""
+
+    lost = False
+
+    def __init__(self, images: list[Image], rate: float, seconds: float) -> None:
+        self._images = [*images, *images[-2:0:-1]]
+        self._rate, self._seconds = rate, seconds
+        self._began = time.monotonic()
+
+    def age(self, frame: Frame) -> float:
+        """Seconds since the frame was there."""
+        return time.monotonic() - self._began - frame.seconds
+
+    def __iter__(self) -> Iterator[Frame]:
+        last = -1
+        while (now := time.monotonic() - self._began) < self._seconds:
+            index = int(now * self._rate)
+            if index == last:
+                time.sleep((index + 1) / self._rate - now)
+                continue
+            last = index
+            # A camera's frames are decoded, each of them, in another thread.
+            image = self._images[index % len(self._images)].copy()
+            yield Frame(image, index, Fraction(1) / Fraction(self._rate).limit_denominator(1000))
+
+
+def rate_table(predictor: Predictor, seconds: float = _SECONDS) -> str:
+    """Displayed frames, passes of the network and latency at 640x480, without a window."""
+    images = [image for image, _ in clip(people(count=0)["drawn"], 2, 60)]
+    rows = []
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    for preset in ("live", "fast", "quality"):
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            camera = SimulatedCamera(images, 30, seconds)
+            latencies: list[float] = []
+            camera_age = camera.age
+            camera.age = lambda f, a=camera_age, t=latencies: t.append(a(f)) or t[-1]  # type: ignore
+            timing = run_live(
+                camera, predictor, live_backgrounds(), preset=preset, window=False  # type: ignore
+            )
+            parts = [f"{1000 * s / timing.frames:.0f}" for s in list(timing.parts.values())[:3]]
+            rates = f"{timing.frames / timing.elapsed:.1f}", f"{timing.mattes / timing.elapsed:.1f}"
+            typical = np.percentile(latencies, [50, 95])
+            late = f"{1000 * typical[0]:.0f}", f"{1000 * typical[1]:.0f}"
+            rows.append((preset, str(threads), *rates, *late, *parts))
+    torch.set_num_threads(before[0])
+    titles = ("preset", "threads", "displayed per second", "network per second")
+    titles += ("latency, ms: median", "95 %", "matte, ms", "smoothing", "colours, background")
+    return table(titles, rows)
