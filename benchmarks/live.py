@@ -136,7 +136,11 @@ def rate_table(predictor: Predictor, seconds: float = _SECONDS) -> str:
             camera_age = camera.age
             camera.age = lambda f, a=camera_age, t=latencies: t.append(a(f)) or t[-1]  # type: ignore
             timing = run_live(
-                camera, predictor, live_backgrounds(), preset=preset, window=False  # type: ignore
+                camera,
+                predictor,
+                live_backgrounds(),
+                preset=preset,
+                window=False,  # type: ignore
             )
             parts = [f"{1000 * s / timing.frames:.0f}" for s in list(timing.parts.values())[:3]]
             rates = f"{timing.frames / timing.elapsed:.1f}", f"{timing.mattes / timing.elapsed:.1f}"

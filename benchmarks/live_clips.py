@@ -14,11 +14,10 @@ HEIGHT, WIDTH = 480, 640
 NOISE = 3.0
 """Grey levels of sensor noise, standard deviation."""
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
-"""Cut-outs and backgrounds that may not be redistributed: where they are absent, clips are drawn."""
+"""Cut-outs and photos that may not be redistributed: where they are absent, clips are drawn."""
 
 Person = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""Colours times alpha (in 0..255) and alpha, HxWx4 float32; a scene HxWx3 float32, larger than the
-frame on all sides."""
+"""Colours times alpha (in 0..255) and alpha, HxWx4; a scene HxWx3 that is larger than the frame."""
 
 
 def people(data: Path = DATA, count: int = 3) -> dict[str, Person]:
@@ -33,7 +32,10 @@ def people(data: Path = DATA, count: int = 3) -> dict[str, Person]:
         layers[..., 3] /= 255
         layers[..., :3] *= layers[..., 3:]
         scene = cv2.imread(str(scenes[index * len(scenes) // count]))
-        chosen[f"cut-out {path.stem}"] = _placed(layers), _larger(cv2.cvtColor(scene, cv2.COLOR_BGR2RGB))
+        chosen[f"cut-out {path.stem}"] = (
+            _placed(layers),
+            _larger(cv2.cvtColor(scene, cv2.COLOR_BGR2RGB)),
+        )
     rng = np.random.default_rng(0)
     person, alpha = draw_person(HEIGHT, WIDTH, rng)
     layers = np.dstack([person.astype(np.float32), alpha])

@@ -402,7 +402,7 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch, capsys):
         (["--gpus-per-worker", "2"], "2.0: use 0 to 1"),
         (["--format", "gif"], "unknown format 'gif'"),
         (["--precision", "fp16"], "needs a GPU"),
-        (["--preset", "best"], "preset 'best': use fast, balanced, quality"),
+        (["--preset", "best"], "preset 'best': use live, fast, balanced, quality"),
         (["--foreground", "magic"], "unknown foreground method"),
         (["--checkpoint", "nowhere/x.safetensors"], "nowhere/x.safetensors"),
     ],

@@ -314,7 +314,9 @@ def test_a_preset_is_a_part_of_the_working_size(model):
     predictor = Predictor(model)
     assert [predictor.at_preset(name).short_side for name in PRESETS] == [192, 256, 320]
     assert predictor.at_short_side(96).short_side == 96 and predictor.short_side == 320
-    with pytest.raises(PortraitmattingError, match="preset 'best': use fast, balanced, quality"):
+    with pytest.raises(
+        PortraitmattingError, match="preset 'best': use live, fast, balanced, quality"
+    ):
         Predictor(model, preset="best")
 
 

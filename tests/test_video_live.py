@@ -11,15 +11,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from portraitmatting.commands import webcam as command_line
 from portraitmatting.compositing import color
 from portraitmatting.errors import PortraitmattingError
+from portraitmatting.guided_filter import guided_upsample
+from portraitmatting.matte import Matte
+from portraitmatting.steps import Estimate
 from portraitmatting.video import Frame, VideoError
-from portraitmatting.video import camera as camera_room
+from portraitmatting.video import camera as camera_module
 from portraitmatting.video.backgrounds import live_backgrounds
 from portraitmatting.video.camera import Camera
+from portraitmatting.video.carrying import MatteCarrier
 from portraitmatting.video.live import run_live
+from portraitmatting.video.live_stream import LiveStream
 from portraitmatting.video.preview import Controls, with_text
 from portraitmatting.video.recorder import Recorder
 from portraitmatting.video.stream import matte_stream
@@ -57,9 +63,9 @@ class FakeCapture:
 def fake_camera(monkeypatch):
     def make(count, fails=()):
         capture = FakeCapture(count, fails)
-        monkeypatch.setattr(camera_room, "_open", lambda source: capture)
-        monkeypatch.setattr(camera_room, "_LOST_SECONDS", 0.2)
-        monkeypatch.setattr(camera_room, "_FIRST_FRAME_SECONDS", 0.5)
+        monkeypatch.setattr(camera_module, "_open", lambda source: capture)
+        monkeypatch.setattr(camera_module, "_LOST_SECONDS", 0.2)
+        monkeypatch.setattr(camera_module, "_FIRST_FRAME_SECONDS", 0.5)
         return capture
 
     return make
@@ -90,13 +96,13 @@ def test_a_camera_that_goes_away_ends_cleanly(fake_camera):
 
 def test_a_camera_that_gives_no_frame_says_which_do(fake_camera, monkeypatch):
     fake_camera(0)
-    monkeypatch.setattr(camera_room, "working_cameras", lambda skip="": [2, 3])
+    monkeypatch.setattr(camera_module, "working_cameras", lambda skip="": [2, 3])
     with Camera("0") as camera, pytest.raises(VideoError, match=r"gives no frame.*2, 3"):
         next(iter(camera))
 
 
 def test_what_cannot_be_opened_is_said(monkeypatch, tmp_path):
-    monkeypatch.setattr(camera_room, "working_cameras", lambda skip="": [1])
+    monkeypatch.setattr(camera_module, "working_cameras", lambda skip="": [1])
     with pytest.raises(VideoError, match=r"camera 77 cannot be opened.*work: 1") as caught:
         Camera("77")
     assert "\n" not in str(caught.value)
@@ -236,7 +242,9 @@ def test_an_unknown_preset_is_answered_with_the_known_ones(fake_camera):
     fake_camera(1)
     with (
         Camera("0") as camera,
-        pytest.raises(PortraitmattingError, match="'best': use auto, live, fast, balanced, quality"),
+        pytest.raises(
+            PortraitmattingError, match="'best': use auto, live, fast, balanced, quality"
+        ),
     ):
         run_live(camera, tiny_predictor(), live_backgrounds(), preset="best", window=False)
 
@@ -393,3 +401,192 @@ def test_the_real_window_obeys_its_keys(tmp_path):
 def test_an_index_that_no_camera_has(index):
     with pytest.raises(VideoError, match="counted from 0"):
         Camera(index)
+
+
+def test_a_camera_may_take_its_time_for_the_first_frame(fake_camera, monkeypatch):
+    capture = fake_camera(10_000, fails=range(80))  # 0.4 s, longer than what later silence may last
+    monkeypatch.setattr(camera_module, "_FIRST_FRAME_SECONDS", 5.0)
+    with Camera("0") as camera:
+        assert next(iter(camera)).image.any()
+    assert capture.index >= 80
+
+
+def test_of_a_camera_mjpg_and_a_rate_are_asked(fake_camera):
+    asked = []
+    fake_camera(5).set = lambda setting, value: asked.append((setting, value))
+    Camera("0", width=640, height=480)
+    # The format first: the sizes and rates are those that it offers.
+    assert asked[0] == (cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
+    assert asked[1:] == [
+        (cv2.CAP_PROP_FRAME_WIDTH, 640),
+        (cv2.CAP_PROP_FRAME_HEIGHT, 480),
+        (cv2.CAP_PROP_FPS, 30),
+    ]
+
+
+class SlowPredictor:
+    """Sees a bright disc at once, and says so after `seconds`."""
+
+    device, short_side, runs_on = torch.device("cpu"), 32, "slow"
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def at_short_side(self, short_side):
+        return self
+
+    def prepare(self, image):
+        return image
+
+    def estimate(self, batch):
+        time.sleep(self.seconds)
+        coarse = cv2.resize(disc_matte(batch[0]), (96, 72), interpolation=cv2.INTER_AREA)
+        return [Estimate(batch[0], torch.from_numpy(coarse)[None], torch.zeros(72, 96), None)]
+
+    def finish(self, estimate):
+        alpha = guided_upsample(estimate.image, estimate.alpha[0].numpy())
+        return Matte(estimate.image, alpha, np.zeros(alpha.shape, np.uint8))
+
+
+def disc_matte(image):
+    return (image[..., 0] > 170).astype(np.float32)
+
+
+def moving_disc(count, speed=4):
+    pattern = np.random.default_rng(0).integers(0, 150, (24, 32, 3), np.uint8)
+    texture = np.random.default_rng(1).integers(180, 255, (12, 16, 3), np.uint8)
+    behind, skin = (
+        cv2.resize(p, (320, 240), interpolation=cv2.INTER_CUBIC) for p in (pattern, texture)
+    )
+    behind = np.minimum(behind, 160)
+    skin = np.maximum(skin, 180)
+    for index in range(count):
+        image, disc = behind.copy(), np.zeros((240, 320), np.uint8)
+        cv2.circle(disc, (80 + speed * index, 120), 50, 255, -1)
+        moved = np.roll(skin, speed * index, axis=1)
+        image[disc > 0] = moved[disc > 0]
+        yield image
+
+
+def at_rate(images, rate=30):
+    for index, image in enumerate(images):
+        yield Frame(image, index, Fraction(1, rate))
+        time.sleep(1 / rate)
+
+
+class LatePredictor(SlowPredictor):
+    """Answers once the camera has given six more frames."""
+
+    given = 0
+
+    def counted(self, frames):
+        for frame in frames:
+            self.given += 1
+            yield frame
+
+    def estimate(self, batch):
+        begun = self.given
+        answers = super().estimate(batch)
+        deadline = time.monotonic() + 2
+        while begun > 1 and self.given < begun + 6 and time.monotonic() < deadline:
+            time.sleep(0.002)
+        return answers
+
+
+def test_every_frame_has_a_matte_of_its_own_though_the_network_is_slow():
+    predictor = LatePredictor(0.05)
+    frames = predictor.counted(at_rate(moving_disc(30)))
+    live = LiveStream(frames, predictor, color("black"), smooth=False)
+    shown = list(live)
+    assert len(shown) == 30 and live.passes <= 8
+    errors, old = [], []
+    for index, matted in enumerate(shown):
+        truth = disc_matte(matted.image)
+        errors.append(np.abs(matted.alpha - truth).mean())
+        seen = index - round(matted.age * 30)
+        old.append(np.abs(disc_matte(shown[seen].image) - truth).mean())
+    assert max(matted.age for matted in shown) > 0.15
+    assert np.mean(errors) < 0.4 * np.mean(old)
+
+
+def test_a_network_that_keeps_up_is_waited_for():
+    images = list(moving_disc(6))
+    live = LiveStream(
+        at_rate(images), tiny_predictor(), color("black"), smooth=False, target_rate=0.1
+    )
+    shown = list(live)
+    for image, matted in zip(images[2:], shown[2:], strict=True):  # once it has warmed up
+        assert matted.age == 0
+        np.testing.assert_allclose(matted.alpha, tiny_predictor().predict(image).alpha, atol=1e-5)
+
+
+def test_after_a_cut_the_network_is_waited_for():
+    one, other = next(moving_disc(1)), np.random.default_rng(2).integers(0, 255, (240, 320, 3))
+    other = cv2.GaussianBlur(other.astype(np.uint8), (0, 0), 4)
+    cv2.circle(other, (250, 100), 40, (200, 190, 180), -1)
+    frames = at_rate([one, one, one, other], rate=10)
+    shown = list(LiveStream(frames, SlowPredictor(0.15), color("black"), smooth=False))
+    assert shown[3].age == 0
+    assert np.abs(shown[3].alpha - disc_matte(other)).mean() < 0.02
+
+
+def test_a_new_matte_takes_over_without_a_jump():
+    image = next(moving_disc(1))
+    carrier = MatteCarrier()
+    sight = carrier.see(image)
+    for level in (0.5, 1.0):
+        carrier.ask(sight)
+        carrier.take_over(np.full((24, 32), level, np.float32))
+        levels = []
+        for _ in range(8):
+            sight = carrier.see(image)
+            levels.append(float(carrier.carry().mean()))
+    assert levels[0] < 0.85 and levels[-1] > 0.99
+    assert levels == sorted(levels)
+
+
+def test_frames_of_another_size_start_afresh():
+    images = list(moving_disc(2))
+    small = cv2.resize(images[1], (160, 120))
+    frames = at_rate([images[0], images[1], small, small])
+    shown = list(LiveStream(frames, SlowPredictor(0.1), color("black")))
+    assert [matted.alpha.shape for matted in shown] == [(240, 320)] * 2 + [(120, 160)] * 2
+
+
+def test_an_error_of_the_network_reaches_the_consumer(monkeypatch):
+    predictor = SlowPredictor(0.05)
+
+    def broken(batch):
+        raise PortraitmattingError("out of memory")
+
+    predictor.estimate = broken
+    with pytest.raises(PortraitmattingError, match="out of memory"):
+        list(LiveStream(at_rate(moving_disc(3)), predictor, color("black")))
+
+
+def test_the_window_may_be_a_mirror_but_not_the_result():
+    controls = Controls([("red", color("red"))])
+    matted = matted_frame()
+    plain = controls.render(matted)
+    controls.press(ord("m"))
+    np.testing.assert_array_equal(controls.render(matted), plain[:, ::-1])
+    controls.press(ord("s"))
+    np.testing.assert_array_equal(controls.render(matted)[:, :64], matted.image[:, ::-1])
+
+
+def test_the_windows_height_is_remembered(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    sizes = []
+    for name in ("namedWindow", "destroyWindow", "imshow", "waitKey"):
+        monkeypatch.setattr(cv2, name, lambda *_: 0)
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 1.0)
+    monkeypatch.setattr(cv2, "getWindowImageRect", lambda *_: (0, 0, 10, 300))
+    monkeypatch.setattr(cv2, "resizeWindow", lambda title, *size: sizes.append(size))
+    image = np.zeros((48, 64, 3), np.uint8)
+    for _ in range(2):
+        with Window() as window:
+            window.show(image)
+            window.show(np.hstack([image, image]))
+    assert sizes == [(64, 48), (800, 300), (400, 300), (800, 300)]
+    (tmp_path / "portraitmatting/window-height").write_text("no number")
+    assert Window()._height == 0

@@ -128,7 +128,7 @@ def add_network_options(
         "--preset",
         choices=known,
         metavar="NAME",
-        help="fast, balanced or quality: 0.6, 0.8 or 1 of the working size"
+        help="live, fast, balanced or quality: 0.42, 0.6, 0.8 or 1 of the working size"
         + ("; live also auto, which follows --target-rate" if "auto" in known else "")
         + f" (default: quality{', live auto' if 'auto' in known else ''})",
     )

@@ -120,13 +120,13 @@ class MatteCarrier:
         wrong = np.abs(source.flow + _moved(back, source.flow)).max(axis=2)
         unreliable = wrong > _SLACK[0] + _SLACK[1] * np.abs(source.flow).max(axis=2)
         edge = cv2.dilate(cv2.inRange(carried, 0.02, 0.98), np.ones((_EDGE, _EDGE), np.uint8))
-        edge = cv2.resize(edge, newest.grey.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
-        counted = unreliable[edge] if edge.any() else unreliable
+        edge = cv2.resize(edge, newest.grey.shape[::-1], interpolation=cv2.INTER_NEAREST)
+        counted = unreliable[edge > 0] if edge.any() else unreliable
         return None if counted.mean() > _UNRELIABLE else carried
 
 
 def _dense_flow() -> Any:
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     flow.setFinestScale(_FINEST_SCALE)
     return flow
 
@@ -144,5 +144,6 @@ def _moved(values: NDArray[np.float32], flow: NDArray[np.float32]) -> NDArray[np
     """Each pixel's value from where `flow` (hxwx2) says that it was."""
     height, width = flow.shape[:2]
     places = flow + np.dstack(np.meshgrid(np.arange(width), np.arange(height))).astype(np.float32)
-    moved = cv2.remap(values, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    x, y = cv2.split(places)
+    moved = cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(moved, np.float32)

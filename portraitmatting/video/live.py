@@ -17,9 +17,9 @@ from portraitmatting.images.files import write_image
 from portraitmatting.predictor import Predictor
 from portraitmatting.video.auto_size import AutoSize
 from portraitmatting.video.camera import Camera
+from portraitmatting.video.live_stream import LiveStream
 from portraitmatting.video.preview import Controls, help_lines, with_text
 from portraitmatting.video.recorder import Recorder, stamp
-from portraitmatting.video.live_stream import LiveStream
 from portraitmatting.video.stream import MattedFrame
 from portraitmatting.video.virtual_camera import VirtualCamera
 from portraitmatting.video.window import Window
@@ -103,7 +103,7 @@ def run_live(
             session.recorder.start()
         # Ctrl-C ends a recording like any other way to quit does.
         stack.callback(session.recorder.stop)
-        frames = stack.enter_context(contextlib.closing(iter(live)))
+        frames = stack.enter_context(contextlib.closing(live.frames()))
         for matted in frames:
             if not session.take(matted):
                 break

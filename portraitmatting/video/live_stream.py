@@ -1,7 +1,7 @@
 """Live frames in, each with its matte out, however long the network takes."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -60,6 +60,10 @@ class LiveStream:
         """How often the network has answered."""
 
     def __iter__(self) -> Iterator[MattedFrame]:
+        return self.frames()
+
+    def frames(self) -> Generator[MattedFrame, None, None]:
+        """The same; closing it ends the network's thread."""
         with ThreadPoolExecutor(1, "network") as pool:
             for frame in self._frames:
                 yield self._matted(frame, pool)
