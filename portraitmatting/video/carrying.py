@@ -103,10 +103,9 @@ class MatteCarrier:
         if source.fading is not None:
             source.fading *= _FADE
             matte = np.clip(matte + source.fading, 0, 1)
-        if source.sight is not newest:
-            matte = self._carried(source.sight, newest, matte)
-        newest.shown = matte
-        return matte
+        own = source.sight is newest
+        newest.shown = matte if own else self._carried(source.sight, newest, matte)
+        return newest.shown
 
     def _carried(
         self, source: Sight, newest: Sight, matte: NDArray[np.float32]
@@ -115,7 +114,7 @@ class MatteCarrier:
         back = self._flow.calc(source.grey, newest.grey, None)
         height, width = matte.shape
         # As long as the network's matte has its size: pixels there, not of the grey image.
-        scale = np.float32([width / newest.grey.shape[1], height / newest.grey.shape[0]])
+        scale = np.array([width / newest.grey.shape[1], height / newest.grey.shape[0]], np.float32)
         carried = _moved(matte, cv2.resize(source.flow, (width, height)) * scale)
         wrong = np.abs(source.flow + _moved(back, source.flow)).max(axis=2)
         unreliable = wrong > _SLACK[0] + _SLACK[1] * np.abs(source.flow).max(axis=2)
