@@ -1,6 +1,6 @@
 """For torch.hub: torch.hub.load(".", "portraitmatting", source="local")"""
 
-dependencies = ["torch", "torchvision", "timm", "cv2", "numpy", "safetensors"]
+dependencies = ["torch", "torchvision", "timm", "cv2", "numpy", "safetensors", "huggingface_hub"]
 
 
 def portraitmatting(checkpoint=None, device=None):
