@@ -14,7 +14,7 @@ Xvfb -noreset -displayfd 3 -screen 0 960x360x24 3>"$scratch/display" 2>/dev/null
 screen=$!
 read -r number <"$scratch/display"
 export DISPLAY=":$number"
-"${PYTHON:-python}" eval_webcam.py "$scratch/in.mp4" --background chequer &
+"${PYTHON:-python}" eval_webcam.py "$scratch/in.mp4" --background checkerboard --preset live &
 window=$!
 # Not --sync, which fails if any window closes while it looks through all of them.
 until xdotool search --name '^portraitmatting$' key s 2>/dev/null; do
