@@ -308,11 +308,11 @@ def test_without_a_checkpoint_the_size_must_be_given(model):
 def test_a_preset_is_a_part_of_the_working_size(model):
     model.checkpoint = CheckpointInfo("test", "free", working_short_side=320)
     sides = {name: Predictor(model, preset=name).short_side for name in PRESETS}
-    assert sides == {"fast": 192, "balanced": 256, "quality": 320}
+    assert sides == {"live": 128, "fast": 192, "balanced": 256, "quality": 320}
     assert Predictor(model, short_side=640, preset="balanced").short_side == 512
-    assert len({Predictor(model, preset=name).settings for name in PRESETS}) == 3
+    assert len({Predictor(model, preset=name).settings for name in PRESETS}) == 4
     predictor = Predictor(model)
-    assert [predictor.at_preset(name).short_side for name in PRESETS] == [192, 256, 320]
+    assert [predictor.at_preset(name).short_side for name in PRESETS] == [128, 192, 256, 320]
     assert predictor.at_short_side(96).short_side == 96 and predictor.short_side == 320
     with pytest.raises(
         PortraitmattingError, match="preset 'best': use live, fast, balanced, quality"
