@@ -84,7 +84,7 @@ def stage_seconds(predictor: Predictor, frame: Any, seconds: float) -> dict[str,
         "prepare": partial(predictor.prepare, frame),
         "network": partial(network, predictor, [prepared]),
         "finish": partial(predictor.finish, estimate),
-        "composite": lambda: composite(frame, matte.alpha, (0, 255, 0)),
+        "composite": lambda: composite(frame, matte.alpha, "#00ff00"),
     }
     return {name: median(stage, seconds / len(stages)) for name, stage in stages.items()}
 
