@@ -70,6 +70,15 @@ def test_a_wrong_recipe_is_one_line_that_names_it(values, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "text", ["data = 3", "data = 'abc'", "data = [3]", "sizes = 3", "band = 1"]
+)
+def test_a_value_where_a_list_or_table_belongs_is_named(tmp_path, text):
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(PortraitmattingError, match=rf"{text.split()[0]}: expected a (list|table)"):
+        config_from_dict(read_config(tmp_path / "r.toml"))
+
+
 @pytest.mark.parametrize("content", [b"steps = ", b"\xff\xfe", None])
 def test_an_unreadable_recipe_is_named(tmp_path, content):
     path = tmp_path / "r.toml"

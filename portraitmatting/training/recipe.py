@@ -43,8 +43,9 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise PortraitmattingError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise PortraitmattingError(f"{path}: not a TOML file ({error})") from None
-    data = content.get("data", ())
-    for table in [content, *(d for d in data if isinstance(d, dict))]:
+    data = content.get("data")
+    tables = data if isinstance(data, list) else []
+    for table in [content, *(t for t in tables if isinstance(t, dict))]:
         for key in _FOLDERS:
             if isinstance(table.get(key), str) and table[key]:
                 table[key] = str(path.parent / table[key])
@@ -177,9 +178,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if type(value) is int and float in choices and abs(value) < 2**63:
         return float(value)
     if type(value) not in choices:
-        raise PortraitmattingError(
-            f"{where}: expected {getattr(hint, '__name__', hint)}, got {repr(value)[:60]}"
-        )
+        names = {tuple: "a list", dict: "a table"}
+        expected = names.get(origin) or getattr(hint, "__name__", hint)
+        raise PortraitmattingError(f"{where}: expected {expected}, got {repr(value)[:60]}")
     if isinstance(value, str) and (not value or "\0" in value):
         raise PortraitmattingError(f"{where} {value!r}: empty, or no text")
     return value
