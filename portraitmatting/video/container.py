@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from fractions import Fraction
 from typing import Any
 
@@ -91,7 +91,7 @@ class Packets:
         """How many joined recordings were noticed so far, 1 in ordinary files."""
         return len(self._offsets)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Generator[Any, None, None]:
         packets = self._container.demux(*self._streams)
         while True:
             try:
