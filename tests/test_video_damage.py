@@ -1,14 +1,19 @@
 """What is cut off, joined or damaged in a video is named; what is there comes out, at its time."""
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 
 av = pytest.importorskip("av", reason="PyAV is an extra")
 
+from portraitmatting.errors import PortraitmattingError  # noqa: E402
 from portraitmatting.video import VideoError, VideoReader, matte_video  # noqa: E402
 from video_samples import seconds, tiny_predictor, write_video  # noqa: E402
 
@@ -234,3 +239,58 @@ class TestOutputs:
             with pytest.raises(VideoError, match="cannot be written"):
                 matte_video(tmp_path / "in.mp4", tmp_path / name, predictor)
         assert self.calls == 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers")
+def test_ctrl_c_at_any_moment_leaves_nothing(tmp_path):
+    record(tmp_path / "in.mp4", 12)
+    target = tmp_path / "out.mkv"
+    matte(tmp_path / "in.mp4", target)
+    begin = time.perf_counter()
+    matte(tmp_path / "in.mp4", target)
+    whole = time.perf_counter() - begin
+    before = target.read_bytes()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    interrupted = 0
+    try:
+        for moment in np.linspace(0.02, 0.95, 20) * whole:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, moment)
+                matte(tmp_path / "in.mp4", target)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupted += 1
+            assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mkv"]
+            assert len(target.read_bytes()) == len(before)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+    assert interrupted > 5
+    assert not [t for t in threading.enumerate() if "prefetch" in t.name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits")
+@pytest.mark.parametrize("name", ["out.mp4", "out.mkv", "out.webm", "out.mov", "frames"])
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, name):
+    import resource
+
+    record(tmp_path / "in.mp4", 6)
+    target = tmp_path / name
+    matte(tmp_path / "in.mp4", target)
+    size = max(p.stat().st_size for p in (target, *target.glob("*")) if p.is_file())
+    if target.is_dir():
+        shutil.rmtree(target)
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for part in (0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(part * size), old[1]))
+        try:
+            with pytest.raises(PortraitmattingError, match=r"cannot be written|be written"):
+                matte(tmp_path / "in.mp4", target)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before, part
