@@ -323,8 +323,7 @@ def test_turing_does_not_train_in_emulated_bf16(monkeypatch):
     assert choose_training_precision("cuda", "auto").dtype == torch.float16
     monkeypatch.setattr(runtime, "choose_device", lambda name: torch.device("cpu"))
     for computes in (False, True):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda c=computes: c)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        monkeypatch.setattr(runtime, "is_faster_in_bf16", lambda c=computes: c)
         expected = torch.bfloat16 if computes else torch.float32
         assert choose_training_precision("cpu", "auto").dtype == expected
 

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from portraitmatting.device import choose_device, choose_precision
+from portraitmatting.device import choose_device, choose_precision, is_faster_in_bf16
 from portraitmatting.errors import PortraitmattingError
 
 
@@ -60,11 +60,7 @@ def computes_bf16(device: torch.device) -> bool:
     """Whether the device has instructions for bf16; emulation is slower than fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        # Private, but PyTorch's own dispatch asks the same; other names mean another PyTorch.
-        tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return any(getattr(torch.cpu, test, bool)() for test in tests)
-    return False
+    return device.type == "cpu" and is_faster_in_bf16()
 
 
 @dataclass(frozen=True)
