@@ -7,18 +7,32 @@ in 0..1 and alpha HxW float in 0..1 in, HxWx3 of the image's dtype out. It may l
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from portraitmatting.choices import BACKGROUND_SYNTAX, parse_background_syntax, parse_color
 from portraitmatting.errors import ImageError, PortraitmattingError
+from portraitmatting.images.colour import convert_rgb
 from portraitmatting.images.files import read_image
-from portraitmatting.images.pixels import to_dtype, to_unit
+from portraitmatting.images.pixels import check_range, to_dtype, to_unit
 
 Background = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class SrgbBackground:
+    """A background that does not look at the scene, and whose colours mean sRGB: `composite`
+    converts them into the image's profile."""
+
+    paint: Callable[[NDArray[Any], bytes | None], NDArray[Any]]
+    """(image, its ICC profile) -> background of its size and dtype."""
+
+    def __call__(self, image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+        return self.paint(image, None)
 
 
 def composite(
@@ -26,31 +40,56 @@ def composite(
     alpha: NDArray[Any],
     background: Background | NDArray[Any] | str,
     image: NDArray[Any] | None = None,
+    icc_profile: bytes | None = None,
 ) -> NDArray[Any]:
     """foreground HxWx3 over a background by alpha HxW float in 0..1 -> HxWx3 of the foreground's
     dtype (uint8 | uint16 | float in 0..1).
 
     `background` is whatever `as_background` takes. One that looks at the scene, as a blur does,
-    needs the image itself as `image` (HxWx3); without it, it sees the foreground.
+    needs the image itself as `image` (HxWx3); without it, it sees the foreground. `icc_profile` is
+    the foreground's: colours and images of a background are sRGB and converted into it.
     alpha F + (1 - alpha) B in float, rounded last. Raises PortraitmattingError on other shapes
     or ranges.
     """
     weight = check_alpha(foreground, alpha)[..., None]
-    if not isinstance(background, np.ndarray) or background.shape != foreground.shape:
-        background = as_background(background)(foreground if image is None else image, alpha)
-    front, back = to_unit(foreground, "foreground"), to_unit(background, "background")
-    if back.shape != front.shape:
+    check_range(foreground, "foreground")
+    scene = foreground if image is None else image
+    if isinstance(background, np.ndarray) and background.shape == foreground.shape:
+        back = background if icc_profile is None else convert_rgb(background, None, icc_profile)
+    elif isinstance(painter := as_background(background), SrgbBackground):
+        back = painter.paint(scene, icc_profile)
+    else:
+        back = painter(scene, alpha)
+    check_range(back, "background")
+    if back.shape != foreground.shape:
         raise PortraitmattingError(
-            f"background {back.shape} does not fit foreground {front.shape}: give both one size"
+            f"background {back.shape} does not fit foreground {foreground.shape}: give both one "
+            "size"
         )
-    return to_dtype(back + weight * (front - back), foreground.dtype)
+    result = np.empty_like(foreground)
+    for rows in _strips(foreground):
+        below = to_unit(back[rows])
+        mixed = below + weight[rows] * (to_unit(foreground[rows]) - below)
+        result[rows] = to_dtype(mixed, foreground.dtype)
+    return result
 
 
 def rgba(foreground: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
     """foreground HxWx3 and alpha HxW float in 0..1 -> HxWx4, straight (not premultiplied) alpha,
-    of the foreground's dtype (uint8 | uint16 | float). Raises PortraitmattingError on others."""
+    of the foreground's dtype (uint8 | uint16 | float); black where alpha is 0. Raises
+    PortraitmattingError on others."""
     weight = check_alpha(foreground, alpha)
-    return np.dstack([foreground, to_dtype(weight, foreground.dtype)])
+    result = np.empty((*alpha.shape, 4), foreground.dtype)
+    for rows in _strips(foreground):
+        level = to_dtype(weight[rows], foreground.dtype)[..., None]
+        result[rows] = np.concatenate([np.where(level > 0, foreground[rows], 0), level], axis=2)
+    return result
+
+
+def _strips(image: NDArray[Any]) -> list[slice]:
+    """Of rows: what is computed in float takes little memory beside the whole."""
+    step = max(1, 2**20 // image.shape[1])
+    return [slice(top, top + step) for top in range(0, image.shape[0], step)]
 
 
 def check_alpha(image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[np.float32]:
@@ -73,10 +112,16 @@ def color(value: str) -> Background:
     for anything else."""
     rgb = np.array(parse_color(value), np.uint8)
 
-    def background(image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
-        return np.broadcast_to(to_dtype(rgb, image.dtype), image.shape)
+    def paint(image: NDArray[Any], icc_profile: bytes | None) -> NDArray[Any]:
+        pixel = convert_rgb(to_dtype(rgb[None, None], _depth(image.dtype)), None, icc_profile)
+        return np.broadcast_to(pixel.astype(image.dtype), image.shape)
 
-    return background
+    return SrgbBackground(paint)
+
+
+def _depth(dtype: DTypeLike) -> DTypeLike:
+    """The dtype that colours are converted in."""
+    return np.float32 if np.dtype(dtype).kind == "f" else dtype
 
 
 def image_background(pixels: NDArray[Any]) -> Background:
@@ -86,15 +131,16 @@ def image_background(pixels: NDArray[Any]) -> Background:
         raise PortraitmattingError(f"expected an HxWx3 RGB background, got {pixels.shape}")
 
     @functools.lru_cache(maxsize=1)  # a video, and most folders, ask for one size again and again
-    def fitted(height: int, width: int, dtype: str) -> NDArray[Any]:
-        covering = to_dtype(_cover(pixels, height, width), dtype)
+    def fitted(height: int, width: int, dtype: str, icc_profile: bytes | None) -> NDArray[Any]:
+        covering = to_dtype(_cover(pixels, height, width), _depth(dtype))
+        covering = convert_rgb(covering, None, icc_profile).astype(dtype, copy=False)
         covering.setflags(write=False)
         return covering
 
-    def background(image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
-        return fitted(image.shape[0], image.shape[1], image.dtype.str)
+    def paint(image: NDArray[Any], icc_profile: bytes | None) -> NDArray[Any]:
+        return fitted(image.shape[0], image.shape[1], image.dtype.str, icc_profile)
 
-    return background
+    return SrgbBackground(paint)
 
 
 def _cover(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
@@ -105,8 +151,8 @@ def _cover(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     seen_width = min(own_width, max(1, round(width / scale)))
     top, left = (own_height - seen_height) // 2, (own_width - seen_width) // 2
     part = to_unit(pixels[top : top + seen_height, left : left + seen_width], "background")
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    return np.clip(cv2.resize(part, (width, height), interpolation=how), 0, 1)
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return np.clip(cv2.resize(part, (width, height), interpolation=interpolation), 0, 1)
 
 
 def blur(strength: float = 0.03) -> Background:
@@ -157,14 +203,14 @@ def checkerboard(squares: int = 45) -> Background:
     if squares < 1:
         raise PortraitmattingError(f"a checkerboard takes 1 square or more, got {squares}")
 
-    def background(image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+    def paint(image: NDArray[Any], icc_profile: bytes | None) -> NDArray[Any]:
         size = max(1, round(min(image.shape[:2]) / squares))
         rows, columns = (np.arange(n) // size for n in image.shape[:2])
-        tones = to_dtype(np.array([255, 204], np.uint8), image.dtype)
-        tiles = tones[(rows[:, None] + columns) % 2]
-        return np.broadcast_to(tiles[..., None], image.shape)
+        greys = np.repeat(np.array([[255], [204]], np.uint8), 3, axis=1)
+        tones = convert_rgb(to_dtype(greys[None], _depth(image.dtype)), None, icc_profile)[0]
+        return tones.astype(image.dtype)[(rows[:, None] + columns) % 2]
 
-    return background
+    return SrgbBackground(paint)
 
 
 def as_background(value: Background | NDArray[Any] | str) -> Background:
@@ -188,8 +234,9 @@ def parse_background(text: str) -> Background:
     if isinstance(parsed, tuple):
         return color(text)
     try:
-        return image_background(read_image(parsed).pixels)
+        image = read_image(parsed)
     except ImageError as error:
         raise PortraitmattingError(
             f"background {text!r} is not {BACKGROUND_SYNTAX} that is an image ({error})"
         ) from error
+    return image_background(convert_rgb(image.pixels, image.icc_profile))

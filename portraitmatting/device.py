@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import cv2
 import torch
 
 from portraitmatting import choices, nvidia
@@ -141,6 +142,19 @@ def describe_device(device: torch.device) -> str:
 def describe_precision(dtype: torch.dtype) -> str:
     """A dtype's name as `choose_precision` takes it."""
     return next(name for name, known in PRECISIONS.items() if known == dtype)
+
+
+@contextmanager
+def explain_memory(message: str) -> Iterator[None]:
+    """Raises `PortraitmattingError` with this message where memory is too small."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, cv2.error) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
+        if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
+            raise
+        raise PortraitmattingError(message) from error
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

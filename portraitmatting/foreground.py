@@ -4,13 +4,8 @@ Where alpha lies between 0 and 1 a pixel mixes foreground and background; pastin
 shows the old background as a halo. Every method here finds F of image = alpha F + (1 - alpha) B.
 """
 
-import importlib
-import importlib.util
-import sys
-import threading
-from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
+import itertools
+import math
 from typing import Any, Literal
 
 import cv2
@@ -20,21 +15,24 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from portraitmatting.choices import METHODS
+from portraitmatting.choices import METHODS, check_word
 from portraitmatting.compositing import check_alpha
-from portraitmatting.errors import PortraitmattingError
-from portraitmatting.images.pixels import to_dtype, to_unit
+from portraitmatting.device import explain_memory
+from portraitmatting.images.pixels import check_range, to_dtype, to_unit
+from portraitmatting.pymatting_solvers import load_solver
+from portraitmatting.transforms import interpolation, resize
 
 Method = Literal["ml", "cf", "fast", "none"]
 
+MARGIN = 4
+"""Pixels around soft ones whose colours are estimated, too: mattes are feathered and resized."""
+LARGEST = 2**20
+"""Pixels at which a method runs at most."""
+
+_TILE = 256
+_STEPS = 2
+_REGULARIZATION = 1e-5
 _ZEROS = cv2.BORDER_CONSTANT
-
-_Solver = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
-
-_PATIENCE = 3.0  # seconds; once compiled, pymatting is there within two
-_solvers: dict[str, _Solver] = {}
-_loading = threading.Lock()
-_solving = threading.Lock()
 
 
 def estimate_foreground(
@@ -43,33 +41,189 @@ def estimate_foreground(
     method: Method = "ml",
     device: torch.device | str = "cpu",
 ) -> NDArray[Any]:
-    """image HxWx3 RGB, uint8 | uint16 | float in 0..1, and alpha HxW float in 0..1 -> HxWx3
-    foreground colours of the image's dtype and range, any size from 1x1.
+    """The colours that a person has without the background behind her.
 
-    "ml": multi-level (Germer et al., "Fast Multi-Level Foreground Estimation", ICPR 2020).
-    "cf": closed form (Levin et al., 2008); slow, and takes memory: for small images.
-    "fast": `blur_fusion`. "none": the image itself. Pixels with alpha 1 keep their very values;
-    those with alpha 0 get some smooth colour. `device` is where "fast" is computed. Safe to call
-    from several threads at once. Raises PortraitmattingError on wrong shapes, ranges or methods.
+    They are estimated where alpha lies strictly between 0 and 1 and up to `MARGIN` pixels around;
+    all other pixels, and those with alpha 1, keep the image's very values. Where more than
+    `LARGEST` pixels have to be looked at, the method runs on a smaller copy, and its colours are
+    fitted to the pixels: time and memory hardly grow with the image.
+
+    Args:
+        image: HxWx3 RGB, uint8 | uint16 | float in 0..1, any size from 1x1.
+        alpha: HxW float in 0..1.
+        method: "ml": multi-level (Germer et al., "Fast Multi-Level Foreground Estimation", ICPR
+            2020). "cf": closed form (Levin et al., 2008), slow. "fast": `blur_fusion`. "none": the
+            image itself.
+        device: where "fast" is computed, and on CUDA also "ml".
+
+    Returns HxWx3 of the image's dtype and range. Safe to call from several threads at once. Raises
+    PortraitmattingError on wrong shapes, ranges or methods, and where memory is too small.
     """
     weight = check_alpha(image, alpha)
-    unit = to_unit(image, "image")
-    if method not in METHODS:
-        raise PortraitmattingError(f"foreground method {method!r}: use {', '.join(METHODS)}")
+    check_range(image, "image")
+    check_word("foreground method", method, METHODS)
     # One pixel has no neighbours to tell foreground from background (and pymatting no levels).
     if method == "none" or weight.size <= 1:
         return image
-    is_fast = method == "fast"
-    colours = _fast(unit, weight, device) if is_fast else _pymatting(method)(unit, weight)
-    return np.where(weight[..., None] == 1, image, to_dtype(colours, image.dtype))
+    way_out = "'none'" if method == "fast" else "'fast' or 'none'"
+    with explain_memory(f"not enough memory for foreground method {method!r}: use {way_out}"):
+        return _estimate(image, weight, method, device)
 
 
-def _fast(
-    image: NDArray[np.float32], alpha: NDArray[np.float32], device: torch.device | str
-) -> NDArray[np.float32]:
-    scene = torch.from_numpy(image).to(device).permute(2, 0, 1)[None]
-    colours = blur_fusion(scene, torch.from_numpy(alpha).to(device)[None, None])
-    return colours[0].permute(1, 2, 0).cpu().numpy()
+def _estimate(
+    image: NDArray[Any], alpha: NDArray[np.float32], method: str, device: torch.device | str
+) -> NDArray[Any]:
+    soft = ((alpha > 0) & (alpha < 1)).view(np.uint8)
+    if not soft.any():
+        return image
+    box = _surroundings(soft)
+    region = cv2.dilate(soft, np.ones((2 * MARGIN + 1, 2 * MARGIN + 1), np.uint8)).view(bool)
+    region &= alpha < 1
+    part, weight, region = image[box], alpha[box], region[box]
+    size = small_size(*weight.shape)
+    small, small_alpha = to_unit(resize(part, size)), resize(weight, size).clip(0, 1)
+    if method == "fast" or (method == "ml" and torch.device(device).type == "cuda"):
+        planes = torch.from_numpy(small).to(device).permute(2, 0, 1)
+        matte = torch.from_numpy(small_alpha).to(device)
+        # The windows fit the whole image, whatever part of it is looked at.
+        scale = size[0] / weight.shape[0]
+        windows = fusion_windows(*(round(side * scale) for side in alpha.shape))
+        both = _fuse(planes, matte, windows) if method == "fast" else multi_level(planes, matte)
+        colors = both.cpu().numpy()
+    else:
+        front, back = load_solver(method)(small, small_alpha)
+        colors = np.concatenate([front, back], axis=2).transpose(2, 0, 1)
+    result = image.copy()
+    if size == weight.shape:
+        front = colors[:3].transpose(1, 2, 0)[region]
+        result[box][region] = to_dtype(front, image.dtype)
+    else:
+        _fit_tiles(result[box], part, weight, region, np.ascontiguousarray(colors))
+    return result
+
+
+def _surroundings(region: NDArray[np.uint8]) -> tuple[slice, slice]:
+    """What holds the region, and around it enough to tell the colours on both sides."""
+    around = max(32, min(region.shape) // 8)
+    left, top, width, height = cv2.boundingRect(region)
+    rows = slice(max(0, top - around), top + height + around)
+    return rows, slice(max(0, left - around), left + width + around)
+
+
+def small_size(height: int, width: int) -> tuple[int, int]:
+    """The size (h, w) at which a method runs: the same, or one of about `LARGEST` pixels."""
+    scale = min(1, (LARGEST / (height * width)) ** 0.5)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _fit_tiles(
+    result: NDArray[Any],
+    image: NDArray[Any],
+    alpha: NDArray[np.float32],
+    region: NDArray[np.bool_],
+    colors: NDArray[np.float32],
+) -> None:
+    """Bring colours 6xhxw (foreground above background) to the pixels of `region` in `result`."""
+    for top, left in itertools.product(*(range(0, side, _TILE) for side in alpha.shape)):
+        inner = np.s_[top : top + _TILE, left : left + _TILE]
+        if not region[inner].any():
+            continue
+        # Each step reads the pixels around, so that a tile needs one more of them for each.
+        rows, columns = (
+            np.arange(start - _STEPS, min(start + _TILE, end) + _STEPS).clip(0, end - 1)
+            for start, end in zip((top, left), alpha.shape, strict=True)
+        )
+        outer = np.ix_(rows, columns)
+        vertical, near_rows = interpolation(rows, alpha.shape[0], colors.shape[1])
+        horizontal, near_columns = interpolation(columns, alpha.shape[1], colors.shape[2])
+        first = vertical @ colors[:, near_rows, near_columns] @ horizontal.T
+        wanted = region[outer]
+        wanted[[0, -1]] = wanted[:, [0, -1]] = False
+        index = torch.from_numpy(np.flatnonzero(wanted))
+        pixels, levels = to_unit(image[outer]), alpha[outer]
+        fitted = fit_colors(*map(torch.from_numpy, (pixels, levels, first)), index).numpy()
+        pixels.reshape(-1, 3)[index.numpy()] = fitted[:, :3]
+        front = pixels[_STEPS:-_STEPS, _STEPS:-_STEPS][region[inner]]
+        result[inner][region[inner]] = to_dtype(front, image.dtype)
+
+
+@torch.no_grad()
+def fit_colors(image: Tensor, alpha: Tensor, colors: Tensor, index: Tensor) -> Tensor:
+    """Two steps of the multi-level method's finest level, from estimates of a coarser one.
+
+    Args:
+        image: HxWx3 float32 in 0..1.
+        alpha: HxW float32 in 0..1.
+        colors: 6xHxW float32 in 0..1, estimates of foreground above background.
+        index: N flat indices of the pixels to fit, none of them on the frame.
+
+    Returns Nx6 float32 in 0..1, none of which depends on pixels more than two away.
+    """
+    width = alpha.shape[1]
+    state, levels = colors.flatten(1).T.contiguous(), alpha.flatten()
+    pixels, level = image.reshape(-1, 3)[index], levels[index, None]
+    around = [index + step for step in (-1, 1, -width, width)]
+    weights = [_REGULARIZATION + (level - levels[pixel, None]).abs() for pixel in around]
+    total = torch.stack(weights).sum(dim=0)
+    for _ in range(_STEPS):
+        means = sum(w * state[p] for w, p in zip(weights, around, strict=True)) / total
+        front, back = _unmix(pixels, level, means[:, :3], means[:, 3:], total)
+        state[index] = torch.cat([front, back], dim=1)
+    return state[index]
+
+
+def _unmix(
+    image: Tensor, alpha: Tensor, front: Tensor, back: Tensor, total: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The colours that mix to the image and are near `front` and `back`, weighted by `total`:
+    equation 4 of the multi-level paper, solved for one pixel, whose neighbours' means they are."""
+    rest = image - alpha * front - (1 - alpha) * back
+    rest = rest / (alpha**2 + (1 - alpha) ** 2 + total)
+    return (front + alpha * rest).clamp(0, 1), (back + (1 - alpha) * rest).clamp(0, 1)
+
+
+@torch.no_grad()
+def multi_level(image: Tensor, alpha: Tensor) -> Tensor:
+    """ "ml" in PyTorch, for devices other than the CPU, where pymatting has it.
+
+    image 3xHxW and alpha HxW float32 in 0..1 -> 6xHxW, foreground above background. As
+    `pymatting.estimate_foreground_ml`, except that a sweep updates every second pixel, as on a
+    checkerboard, and then the others, where pymatting goes pixel by pixel.
+    """
+    height, width = alpha.shape
+    masks = (alpha > 0.9).float(), (alpha < 0.1).float()
+    means = [(image * mask).sum(dim=(1, 2)) / (mask.sum() + 1e-5) for mask in masks]
+    state = torch.cat(means)[:, None, None]
+    levels = max(1, math.ceil(math.log2(max(height, width))))
+    for level in range(levels + 1):
+        size = tuple(round(side ** (level / levels)) for side in (height, width))
+        pixels, matte = _nearest(image, size), _nearest(alpha[None], size)
+        state = _nearest(state, size)
+        weights = [_REGULARIZATION + (matte - other).abs() for other in _neighbours(matte)]
+        total = torch.stack(weights).sum(dim=0)
+        rows, columns = (torch.arange(side, device=image.device) for side in size)
+        odd = ((rows[:, None] + columns) % 2).bool()
+        for sweep in range(2 * (10 if max(size) <= 32 else 2)):
+            near = zip(weights, _neighbours(state), strict=True)
+            smooth = sum(weight * other for weight, other in near) / total
+            both = torch.cat(_unmix(pixels, matte, smooth[:3], smooth[3:], total))
+            state = torch.where(odd ^ bool(sweep % 2), state, both)
+    return state
+
+
+def _nearest(planes: Tensor, size: tuple[int, ...]) -> Tensor:
+    rows, columns = (
+        torch.arange(new, device=planes.device) * old // new
+        for new, old in zip(size, planes.shape[1:], strict=True)
+    )
+    return planes[:, rows][:, :, columns]
+
+
+def _neighbours(planes: Tensor) -> list[Tensor]:
+    """The pixels left, right, above and below of CxHxW, those on the border being their own."""
+    framed = F.pad(planes[None], (1, 1, 1, 1), mode="replicate")[0]
+    middle = framed[:, 1:-1], framed[:, :, 1:-1]
+    return [middle[0][..., :-2], middle[0][..., 2:], middle[1][:, :-2], middle[1][:, 2:]]
 
 
 @torch.no_grad()
@@ -81,15 +235,23 @@ def blur_fusion(image: Tensor, alpha: Tensor) -> Tensor:
     colours of foreground and background in a window, corrected so that they mix to the image
     again; once with a wide window, then with a narrow one. Computed in float32 whatever comes in.
     """
-    scene, matte = image.float(), alpha.float()
+    windows = fusion_windows(*image.shape[-2:])
+    both = [_fuse(*one, windows) for one in zip(image.float(), alpha[:, 0].float(), strict=True)]
+    return torch.stack(both)[:, :3].to(image.dtype)
+
+
+@torch.no_grad()
+def _fuse(scene: Tensor, matte: Tensor, windows: tuple[int, int]) -> Tensor:
+    """3xHxW and HxW float32 -> 6xHxW, foreground above background."""
+    scene, matte = scene[None], matte[None, None]
     front = back = scene
-    for window in fusion_windows(*image.shape[-2:]):
+    for window in windows:
         front_mean = _weighted_mean(front, matte, window)
         back = _weighted_mean(back, 1 - matte, window)
         # F^ + a (I - a F^ - (1 - a) B^)
         mixed = torch.lerp(back, front_mean, matte)
         front = torch.addcmul(front_mean, matte, scene - mixed).clamp_(0, 1)
-    return front.to(image.dtype)
+    return torch.cat([front, back], dim=1)[0]
 
 
 def fusion_windows(height: int, width: int) -> tuple[int, int]:
@@ -141,76 +303,3 @@ def _window_sums(planes: Tensor, window: int, axis: int) -> Tensor:
             run = run.narrow(axis, 0, rest) + run.narrow(axis, width, rest)
         width *= 2
     return sums
-
-
-def _pymatting(method: str) -> _Solver:
-    """pymatting's solver, loaded on first use; it may be called from several threads at once."""
-    with _loading:
-        if method not in _solvers:
-            notice = threading.Timer(_PATIENCE, _say_why_it_takes_long)
-            notice.daemon = True
-            notice.start()
-            threads = torch.get_num_threads()
-            try:
-                _solvers[method] = _load_solver(method)
-            finally:
-                notice.cancel()
-                torch.set_num_threads(threads)  # numba leaves its own number in their OpenMP
-        return _solvers[method]
-
-
-def _say_why_it_takes_long() -> None:
-    print(
-        "Foreground estimation: pymatting is still loading. On its first use in an environment it "
-        "compiles itself, once, which may take a minute or more.",
-        file=sys.stderr,
-        flush=True,
-    )
-
-
-def _load_solver(method: str) -> _Solver:
-    if importlib.util.find_spec("pymatting") is None:
-        raise PortraitmattingError(
-            f"foreground method {method!r} needs pymatting: pip install pymatting, or use 'fast'"
-        )
-    if method == "cf":
-        # One at a time, for its memory: about half a GB per megapixel.
-        module = importlib.import_module("pymatting.foreground.estimate_foreground_cf")
-        return _one_at_a_time(module.estimate_foreground_cf)
-    solver: _Solver = _multi_level_module().estimate_foreground_ml
-    import numba
-
-    # numba settles on a threading layer at the first call. The simplest one aborts the process
-    # when two threads enter it; the others do not mind.
-    solver(np.zeros((2, 2, 3), np.float32), np.zeros((2, 2), np.float32))
-    return _one_at_a_time(solver) if numba.threading_layer() == "workqueue" else solver
-
-
-def _one_at_a_time(solver: _Solver) -> _Solver:
-    def locked(image: NDArray[np.float32], alpha: NDArray[np.float32]) -> NDArray[np.float32]:
-        with _solving:
-            return solver(image, alpha)
-
-    return locked
-
-
-def _multi_level_module() -> ModuleType:
-    """The one file of pymatting that "ml" needs. Importing the package compiles all of it on first
-    use, 49 s where this file alone takes 11 s."""
-    name = "pymatting.foreground.estimate_foreground_ml"
-    if name in sys.modules:
-        return sys.modules[name]
-    package = importlib.util.find_spec("pymatting")  # which finds it without importing it
-    assert package and package.submodule_search_locations
-    file = Path(package.submodule_search_locations[0], *name.split(".")[1:]).with_suffix(".py")
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    # Under its own name before it runs, or else numba stores functions that nobody finds again.
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module

@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from portraitmatting.images.pixels import peak
-from portraitmatting.transforms import resize_tensor, shrinks, to_source_size, to_tensor
+from portraitmatting.transforms import (
+    interpolation,
+    resize_tensor,
+    shrinks,
+    to_source_size,
+    to_tensor,
+)
 
 RADIUS = 1
 """Windows are 3x3 working pixels: wider ones blur mattes that are good to begin with."""
@@ -49,10 +55,12 @@ def guided_upsample(
     lines = fit(small, torch.from_numpy(coarse)[None, None])[0].numpy()
     lines[:3] /= peak(image.dtype)  # the pixels below stay in their own range
     alpha = np.empty(size, np.float32)
+    heights, widths = zip(size, coarse.shape, strict=True)
     for top in range(0, size[0], tile):
-        rows, near_rows = _between(top, tile, size[0], coarse.shape[0])
+        rows, near_rows = interpolation(range(top, min(top + tile, size[0])), *heights)
         for left in range(0, size[1], tile):
-            columns, near_columns = _between(left, tile, size[1], coarse.shape[1])
+            span = range(left, min(left + tile, size[1]))
+            columns, near_columns = interpolation(span, *widths)
             part = np.s_[top : top + tile, left : left + tile]
             alpha[part] = _apply(lines[:, near_rows, near_columns], rows, columns, image[part])
     return alpha
@@ -117,20 +125,6 @@ def _solve(covariance: list[list[Tensor]], together: tuple[Tensor, ...]) -> Tens
     a1 = (y1 - l21 * a2) / l11
     a0 = (y0 - l10 * a1 - l20 * a2) / l00
     return torch.stack([a0, a1, a2], dim=1)
-
-
-def _between(start: int, count: int, large: int, small: int) -> tuple[NDArray[np.float32], slice]:
-    """Of `large` pixels from `start` on, the weights of linear interpolation between `small` ones,
-    count x n, and which n they are; pixel centres at halves, ends held."""
-    pixels = np.arange(start, min(start + count, large))
-    places = ((pixels + 0.5) * (small / large) - 0.5).clip(0, small - 1)
-    before = places.astype(int)
-    after, part = np.minimum(before + 1, small - 1), places - before
-    near = slice(int(before[0]), int(after[-1]) + 1)
-    weights = np.zeros((len(pixels), near.stop - near.start), np.float32)
-    weights[pixels - start, after - near.start] = part
-    weights[pixels - start, before - near.start] += 1 - part
-    return weights, near
 
 
 def _apply(

@@ -1,16 +1,21 @@
 """An image's alpha matte, and what can be made of it."""
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+from PIL import Image
 
 from portraitmatting.choices import KINDS
 from portraitmatting.compositing import Background, composite, rgba
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.foreground import Method, estimate_foreground
 from portraitmatting.images.encode import encode_image
+from portraitmatting.images.files import write_image
+from portraitmatting.images.metadata import Metadata
 from portraitmatting.images.pixels import to_dtype
 from portraitmatting.transforms import resize, to_source_size
 
@@ -30,6 +35,10 @@ class Matte:
     """HxW uint8: 0 background, 128 unknown, 255 foreground."""
     device: str = "cpu"
     """Where foreground colours are estimated."""
+    icc_profile: bytes | None = None
+    """What the image's colours mean, and those of its results; None stands for sRGB."""
+    metadata: Metadata | None = None
+    """What files of results keep of the image's: EXIF, XMP and resolution."""
     _foregrounds: dict[tuple[str, str], NDArray[Any]] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -68,7 +77,52 @@ class Matte:
             return foreground
         if kind == "rgba":
             return rgba(foreground, self.alpha)
-        return composite(foreground, self.alpha, background, image=image)
+        return composite(foreground, self.alpha, background, image, self.icc_profile)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        kind: str = "rgba",
+        background: Background | NDArray[Any] | str = "white",
+        method: Method = "ml",
+    ) -> None:
+        """Write one kind of result, as `result` makes it, to .png, .webp, .tif or .jpg (which holds
+        no "rgba"), with the image's profile and metadata. Raises PortraitmattingError."""
+        write_image(path, self.result(kind, background, method), self.icc_profile, self.metadata)
+
+    def to_pil(
+        self,
+        kind: str = "rgba",
+        background: Background | NDArray[Any] | str = "white",
+        method: Method = "ml",
+    ) -> Image.Image:
+        """One kind of result, as `result` makes it, as a PIL image of 8 bits: L, RGB or RGBA, with
+        the image's profile. Raises PortraitmattingError."""
+        image = Image.fromarray(self.result(kind, background, method, np.uint8))
+        if self.icc_profile and kind != "alpha":
+            image.info["icc_profile"] = self.icc_profile
+        return image
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody is there: less than one pixel in 10,000 is more person than not."""
+        return bool(np.count_nonzero(self.alpha > 0.5) < 1e-4 * self.alpha.size)
+
+    def crop(self, margin: float = 0.0) -> "Matte":
+        """The part of image and matte that holds the person: everything that 8 bits of alpha can
+        tell from 0, and around it `margin` (0 or more) of the longer side, as far as the image
+        goes. An empty matte stays as it is."""
+        if not 0 <= margin <= 100:
+            raise PortraitmattingError(f"crop margin {margin}: use 0 or more, for instance 0.05")
+        left, top, width, height = cv2.boundingRect((self.alpha > 0.5 / 255).view(np.uint8))
+        if not width:
+            return self
+        around = round(margin * max(width, height))
+        box = (
+            slice(max(0, top - around), top + height + around),
+            slice(max(0, left - around), left + width + around),
+        )
+        return replace(self, image=self.image[box], alpha=self.alpha[box], trimap=self.trimap[box])
 
     @property
     def foreground(self) -> NDArray[Any]:
@@ -91,4 +145,4 @@ class Matte:
         # Shrunk first: colours of a preview take no time, those of 12 megapixels take seconds.
         image, alpha = resize(self.image, size), to_source_size(self.alpha, size)
         cut_out = rgba(to_dtype(estimate_foreground(image, alpha), np.uint8), alpha)
-        return encode_image(cut_out, ".png")
+        return encode_image(cut_out, ".png", self.icc_profile)

@@ -1,16 +1,21 @@
-"""Arrays in, mattes out."""
+"""Images in, mattes out."""
 
 import copy
 import hashlib
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import IO, Any, NamedTuple, TypeAlias
 
 import cv2
+import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
+from portraitmatting.checkpoint import load_model
 from portraitmatting.choices import preset_short_side
 from portraitmatting.device import (
     check_compiler,
@@ -19,40 +24,101 @@ from portraitmatting.device import (
     choose_precision,
     describe_device,
     describe_precision,
+    explain_memory,
     is_out_of_memory,
     one_thread,
 )
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.guided_filter import guided_upsample, guided_upsample_tensor
-from portraitmatting.images.pixels import FLOAT_SLACK
+from portraitmatting.images.decode import DecodedImage, decode, from_pillow
+from portraitmatting.images.files import read_image
+from portraitmatting.images.pixels import FLOAT_SLACK, to_unit
 from portraitmatting.matte import Matte
 from portraitmatting.modeling.heads import fuse
 from portraitmatting.modeling.model import PortraitMatting, Prediction
 from portraitmatting.onnx_model import OnnxModel
-from portraitmatting.steps import Estimate, Prepared
 from portraitmatting.transforms import (
     MULTIPLE,
     as_rgb,
     network_size,
     resize_tensor,
+    split_alpha,
     to_tensor,
 )
-from portraitmatting.trimap import VALUES
+from portraitmatting.trimap import BACKGROUND, FOREGROUND, UNKNOWN, VALUES
 
 _Network = Callable[[Tensor], Prediction]
+
+
+class Prepared(NamedTuple):
+    """An image, and what the network reads of it."""
+
+    image: DecodedImage
+    tensor: Tensor
+    """3xhxw float32 in [0, 1] at working size, on the CPU; pinned, if the network is on CUDA."""
+
+
+class Estimate(NamedTuple):
+    """An image, and what the network says of it."""
+
+    image: DecodedImage
+    alpha: Tensor
+    """1xhxw float32 in [0, 1] at working size, on the CPU once `arrived` is."""
+    trimap: Tensor
+    """hxw uint8 classes, alike."""
+    arrived: torch.cuda.Event | None
+    """When both are copied from a CUDA device; None elsewhere, where copies wait."""
+
+
+Source: TypeAlias = (
+    str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[Any] | DecodedImage
+)
+"""What `predict` takes for an image."""
+
+
+def as_image(source: Source) -> DecodedImage:
+    """HxWx3 RGB over white, as `as_rgb` gives it, with its transparency, profile and metadata.
+
+    Raises PortraitmattingError for what is no image, and for files that cannot be read.
+    """
+    if isinstance(source, DecodedImage):
+        return replace(source, pixels=as_rgb(source.pixels))
+    if isinstance(source, str | os.PathLike):
+        return read_image(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return decode(bytes(source))
+    if isinstance(source, Image.Image):
+        return from_pillow(source)
+    if hasattr(source, "read"):
+        return decode(source.read())
+    try:
+        array = np.asarray(source)
+    except (ValueError, TypeError, RuntimeError):  # ragged lists, tensors on a GPU
+        array = np.empty(0, object)
+    if array.dtype.kind not in "uifb" or not array.ndim:
+        raise PortraitmattingError(
+            "expected an image (a path, a file's bytes, a PIL image or an array HxW, HxWx3 or "
+            f"HxWx4), got {type(source).__name__}"
+        )
+    pixels, alpha = split_alpha(array)
+    return DecodedImage(as_rgb(pixels), None, alpha)
 
 
 class Predictor:
     """Runs a model on images of any size.
 
-    `short_side` (a multiple of 32; the working size's short side) and `precision` ("auto", "fp32",
-    "bf16", "fp16") default to what the model's checkpoint says, `device` to where the model is; the
+    Without `model` it is the default checkpoint's, on the best device there is. `short_side` (a
+    multiple of 32; the working size's short side) and `precision` ("auto", "fp32", "bf16", "fp16")
+    default to what the model's checkpoint says, `device` to where the model is; the
     model itself is moved there, but an `OnnxModel` has its device and precision already. `preset`,
     one of `PRESETS`, takes its part of the short side. `compile` runs the network through
     torch.compile, which needs a C++ compiler and takes a minute or more at the first image of each
-    working size: for videos, cameras and images of one shape. Images are
-    HxWx3 RGB or HxW grey, uint8, uint16 or float in [0, 1]. Whatever cannot be used raises
+    working size: for videos, cameras and images of one shape. Whatever cannot be used raises
     `PortraitmattingError`.
+
+    An image is a path, a file's bytes, an open file, a PIL image, or an array HxW (grey), HxWx3
+    (RGB) or HxWx4 (RGBA), uint8, uint16 or float in [0, 1]. Where it is transparent itself, so is
+    its matte. One predictor may be used from several threads.
 
     `predict` and `predict_batch` are three steps, which a job may spread over threads: `prepare`
     and `finish`, from any thread, and between them `estimate`, which alone runs the network.
@@ -60,13 +126,15 @@ class Predictor:
 
     def __init__(
         self,
-        model: PortraitMatting | OnnxModel,
+        model: PortraitMatting | OnnxModel | None = None,
         short_side: int | None = None,
         precision: str | None = None,
         device: str | torch.device | None = None,
         preset: str | None = None,
         compile: bool = False,
     ) -> None:
+        if model is None:
+            model, device = load_model(), device or "auto"
         info = model.checkpoint
         if short_side is None:
             if info is None:
@@ -90,6 +158,8 @@ class Predictor:
         else:
             self.device = choose_device(str(device)) if device else next(model.parameters()).device
             self.dtype = choose_precision(precision, self.device)
+            if any(p.is_floating_point() and p.dtype != torch.float32 for p in model.parameters()):
+                model = model.float()  # what is computed in fewer bits is chosen by `precision`
             with one_thread():  # so that a process may still fork
                 self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
                 if self.dtype != torch.float32:
@@ -144,11 +214,11 @@ class Predictor:
         """The working size (h, w) of an image; those that share one can run together."""
         return network_size(image.shape[0], image.shape[1], self.short_side)
 
-    def predict(self, image: NDArray[Any]) -> Matte:
+    def predict(self, image: Source) -> Matte:
         """One image to its matte."""
         return self.predict_batch([image])[0]
 
-    def predict_batch(self, images: Sequence[NDArray[Any]]) -> list[Matte]:
+    def predict_batch(self, images: Sequence[Source]) -> list[Matte]:
         """Images of any sizes to their mattes, in order.
 
         All that share a working size run as one batch; if the device has no memory for it, in
@@ -162,12 +232,14 @@ class Predictor:
             mattes.update(zip(members, map(self.finish, estimates), strict=True))
         return [mattes[i] for i in range(len(prepared))]
 
-    def prepare(self, image: NDArray[Any]) -> Prepared:
+    def prepare(self, image: Source) -> Prepared:
         """The image at its working size."""
         check_process()
-        picture = as_rgb(image)
-        tensor = to_tensor(picture, self.network_size(picture))
-        return Prepared(picture, tensor.pin_memory() if self.device.type == "cuda" else tensor)
+        decoded = as_image(image)
+        height, width = decoded.pixels.shape[:2]
+        with explain_memory(f"not enough memory for {width}x{height} pixels: scale the image down"):
+            tensor = to_tensor(decoded.pixels, self.network_size(decoded.pixels))
+        return Prepared(decoded, tensor.pin_memory() if self.device.type == "cuda" else tensor)
 
     def estimate(self, batch: Sequence[Prepared]) -> list[Estimate]:
         """What the network says of images of one working size, in order.
@@ -175,12 +247,14 @@ class Predictor:
         On CUDA it is only said what is to be done: copies to and from pinned memory and the
         network itself run while the caller goes on, and `finish` waits for them.
         """
-        apart = self.device.type == "cuda"
-        maps = self._in_parts([item.tensor for item in batch], self._network)
-        alphas, trimaps = (found.to("cpu", non_blocking=apart) for found in maps)
-        arrived = torch.cuda.current_stream(self.device).record_event() if apart else None
-        found = zip(batch, alphas, trimaps, strict=True)
-        return [Estimate(item.image, alpha, trimap, arrived) for item, alpha, trimap in found]
+        is_cuda = self.device.type == "cuda"
+        outputs = self._in_parts([item.tensor for item in batch], self._network)
+        alphas, trimaps = (output.to("cpu", non_blocking=is_cuda) for output in outputs)
+        arrived = torch.cuda.current_stream(self.device).record_event() if is_cuda else None
+        return [
+            Estimate(item.image, alpha, trimap, arrived)
+            for item, alpha, trimap in zip(batch, alphas, trimaps, strict=True)
+        ]
 
     def finish(self, estimate: Estimate) -> Matte:
         """The matte at the image's own size."""
@@ -189,11 +263,19 @@ class Predictor:
         image, alpha, classes, _ = estimate
         if alpha.isnan().any():
             (alpha,), (classes,) = self._in_fp32([self.prepare(image).tensor])
-        height, width = image.shape[:2]
-        values, how = VALUES[classes.cpu().numpy()], cv2.INTER_NEAREST_EXACT
-        trimap: NDArray[Any] = cv2.resize(values, (width, height), interpolation=how)
-        alpha = guided_upsample(image, alpha[0].cpu().numpy())
-        return Matte(image, alpha, trimap, str(self.device))
+        height, width = image.pixels.shape[:2]
+        with explain_memory(f"not enough memory for {width}x{height} pixels: scale the image down"):
+            matte = guided_upsample(image.pixels, alpha[0].cpu().numpy())
+            values, size = VALUES[classes.cpu().numpy()], (width, height)
+            trimap = cv2.resize(values, size, interpolation=cv2.INTER_NEAREST_EXACT)
+            if image.alpha is not None:
+                own = to_unit(image.alpha, "the alpha channel")
+                matte = np.minimum(matte, own)
+                trimap[(own < 1) & (trimap == VALUES[FOREGROUND])] = VALUES[UNKNOWN]
+                trimap[own == 0] = VALUES[BACKGROUND]
+        return Matte(
+            image.pixels, matte, trimap, str(self.device), image.icc_profile, image.metadata
+        )
 
     def predict_tensor(self, images: Tensor) -> Tensor:
         """Float RGB Bx3xHxW in [0, 1] to float32 mattes Bx1xHxW in [0, 1], on the model's device.
@@ -211,12 +293,12 @@ class Predictor:
             )
         height, width = images.shape[-2:]
         size = network_size(height, width, self.short_side)
-        pictures = images.detach().to(self.device, torch.float32).clamp(0, 1)
-        resized = resize_tensor(pictures, size)
+        source = images.detach().to(self.device, torch.float32).clamp(0, 1)
+        resized = resize_tensor(source, size)
         matte, _ = self._in_parts(resized, self._network)
         if matte.isnan().any():
             matte, _ = self._in_fp32(resized)
-        return guided_upsample_tensor(pictures, matte)
+        return guided_upsample_tensor(source, matte)
 
     def _in_fp32(self, images: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
         """`_in_parts` again in fp32, for images of which an output was not finite."""
@@ -230,20 +312,20 @@ class Predictor:
         )
 
     def _in_parts(
-        self, pictures: Sequence[Tensor] | Tensor, network: _Network
+        self, images: Sequence[Tensor] | Tensor, network: _Network
     ) -> tuple[Tensor, Tensor]:
         """3xhxw each, at one working size, on any device, to mattes Bx1xhxw float32 and trimap
         classes Bxhxw uint8 on the model's, in as many parts as the device's memory asks for."""
-        size = (pictures[0].shape[-2], pictures[0].shape[-1])
+        size = (images[0].shape[-2], images[0].shape[-1])
         mattes: list[Tensor] = []
         trimaps: list[Tensor] = []
-        while len(pictures):
-            count = min(len(pictures), self._largest_batch.get(size, len(pictures)))
-            found = self._forward(pictures[:count], network)
-            if found is not None:
-                mattes.append(found[0])
-                trimaps.append(found[1])
-                pictures = pictures[count:]
+        while len(images):
+            count = min(len(images), self._largest_batch.get(size, len(images)))
+            outputs = self._forward(images[:count], network)
+            if outputs is not None:
+                mattes.append(outputs[0])
+                trimaps.append(outputs[1])
+                images = images[count:]
             elif count > 1:
                 self._largest_batch[size] = count // 2
                 if self.device.type == "cuda":
@@ -258,17 +340,17 @@ class Predictor:
 
     @torch.inference_mode()
     def _forward(
-        self, pictures: Sequence[Tensor] | Tensor, network: _Network
+        self, images: Sequence[Tensor] | Tensor, network: _Network
     ) -> tuple[Tensor, Tensor] | None:
         """One pass of the network; None if there is no memory for it.
 
         The error does not leave this function: it would keep alive what filled the memory.
         """
-        apart = self.device.type == "cuda"
+        is_cuda = self.device.type == "cuda"
         check_process()
         try:
             # Stacked there, not here: from pinned memory each comes without this thread's help.
-            there = [picture.to(self.device, non_blocking=apart) for picture in pictures]
+            there = [image.to(self.device, non_blocking=is_cuda) for image in images]
             batch = torch.stack(there).contiguous(memory_format=torch.channels_last)
             alpha, trimap_logits = network(batch)
             return fuse(alpha, trimap_logits), trimap_logits.argmax(dim=1).to(torch.uint8)

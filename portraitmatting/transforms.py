@@ -17,7 +17,7 @@ from torch import Tensor
 
 from portraitmatting.choices import MULTIPLE, check_short_side
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.images.pixels import peak, to_unit
+from portraitmatting.images.pixels import peak, to_dtype, to_unit
 
 _LONGEST_ASPECT = 4
 """Beyond 4:1 the working size shrinks: its area never exceeds 4 short sides squared."""
@@ -58,6 +58,17 @@ def as_rgb(image: NDArray[Any]) -> NDArray[Any]:
             f"expected an RGB (HxWx3) or grey (HxW) image, got {shape}{_way_out(image)}"
         )
     return to_unit(image, "the image") if peak(image.dtype) == 1 else image
+
+
+def split_alpha(image: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """HxWx4 RGBA or HxWx2 grey with straight alpha -> its colours over white, as files come, and
+    alpha HxW; any other image as it is, and None."""
+    if image.ndim != 3 or image.shape[2] not in (2, 4) or not image.size:
+        return image, None
+    alpha = image[..., -1]
+    weight = to_unit(alpha, "the alpha channel")[..., None]
+    colors = to_unit(image[..., :-1], "the image")
+    return to_dtype(1 + weight * (colors - 1), image.dtype), alpha
 
 
 def _way_out(image: NDArray[Any]) -> str:
@@ -110,3 +121,19 @@ def _area_weights(source: int, target: int) -> Tensor:
     end = torch.minimum(edges[1:, None], pixels + 1)
     begin = torch.maximum(edges[:-1, None], pixels)
     return (end - begin).clamp(min=0) * (target / source)
+
+
+def interpolation(
+    pixels: Sequence[int] | NDArray[Any], large: int, small: int
+) -> tuple[NDArray[np.float32], slice]:
+    """Of these pixels, ascending, of a line of `large`: the weights of linear interpolation between
+    a line of `small`, count x n, and which n they are; pixel centres at halves, ends held."""
+    positions = ((np.asarray(pixels) + 0.5) * (small / large) - 0.5).clip(0, small - 1)
+    before = positions.astype(int)
+    after, part = np.minimum(before + 1, small - 1), positions - before
+    near = slice(int(before[0]), int(after[-1]) + 1)
+    weights = np.zeros((len(positions), near.stop - near.start), np.float32)
+    row = np.arange(len(positions))
+    weights[row, after - near.start] = part
+    weights[row, before - near.start] += 1 - part
+    return weights, near

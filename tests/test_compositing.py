@@ -16,6 +16,7 @@ from portraitmatting.compositing import (
     rgba,
 )
 from portraitmatting.errors import PortraitmattingError
+from portraitmatting.images.colour import adobe_rgb, convert_rgb
 from portraitmatting.images.files import write_image
 from portraitmatting.images.pixels import to_dtype, to_unit
 
@@ -88,8 +89,10 @@ def test_rgba_is_straight(dtype):
     foreground = noise(dtype=dtype)
     result = rgba(foreground, ramp())
     assert result.dtype == dtype
-    assert np.array_equal(result[..., :3], foreground)
-    assert np.array_equal(result[..., 3], to_dtype(ramp(), dtype))
+    level = to_dtype(ramp(), dtype)
+    assert np.array_equal(result[..., 3], level)
+    assert np.array_equal(result[level > 0][:, :3], foreground[level > 0])
+    assert (result[level == 0] == 0).all()  # else files would be a fifth larger
 
 
 @pytest.mark.parametrize(
@@ -257,3 +260,24 @@ def test_the_packages_name_is_the_function_whatever_was_imported_before():
     """A module called like the function would take its place once something imports it."""
     code = "from portraitmatting import Predictor, composite; assert callable(composite), composite"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_background_keeps_its_look_before_an_image_with_a_profile(tmp_path, dtype):
+    """Colours, images and checkerboards are sRGB; a blur has the image's colours already."""
+    adobe = adobe_rgb()
+    photo, nobody = to_dtype(noise(), dtype), np.zeros((24, 32), np.float32)
+    green = np.full((24, 32, 3), (0, 177, 64), np.uint8)
+    expected = convert_rgb(green, None, adobe)
+    assert np.abs(expected[0, 0].astype(int) - (0, 177, 64)).max() > 40
+    write_image(tmp_path / "srgb.png", green)
+    write_image(tmp_path / "adobe.png", expected, adobe)
+    for background in ("#00b140", green, str(tmp_path / "srgb.png"), str(tmp_path / "adobe.png")):
+        seen = composite(photo, nobody, background, icc_profile=adobe)
+        assert seen.dtype == dtype
+        assert np.abs(to_unit(seen) - to_unit(expected)).max() < 2.5 / 255
+    white = composite(photo, nobody, "checkerboard", icc_profile=adobe)
+    assert to_unit(white).max() > 0.99
+    for background in ("blur", lambda image, alpha: image[::-1]):
+        plain = composite(photo, nobody, background)
+        assert np.array_equal(composite(photo, nobody, background, icc_profile=adobe), plain)

@@ -1,19 +1,28 @@
+import importlib.util
 import os
 import subprocess
 import sys
 import threading
 import time
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portraitmatting import foreground
+from portraitmatting import foreground, pymatting_solvers
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.foreground import METHODS, blur_fusion, estimate_foreground, fusion_windows
+from portraitmatting.foreground import (
+    METHODS,
+    blur_fusion,
+    estimate_foreground,
+    fusion_windows,
+    multi_level,
+)
 from portraitmatting.images.pixels import to_dtype
+from portraitmatting.pymatting_solvers import load_solver
 
 DTYPES = [np.uint8, np.uint16, np.float32, np.float64]
 
@@ -85,6 +94,69 @@ def test_none_gives_the_image():
 )
 def test_what_does_not_fit_is_one_line(image, alpha, method, says):
     with pytest.raises(PortraitmattingError, match=says) as caught:
+        estimate_foreground(image, alpha, method)
+    assert str(caught.value).isprintable()
+
+
+def textured(height, width):
+    """`scene` with grain and strands, as 8-bit image and alpha."""
+    _, alpha, colours = scene(height, width)
+    y, x = np.mgrid[:height, :width]
+    random = np.random.default_rng(0)
+    strands = 0.5 + 0.5 * np.sin(x * 0.9 + y * 0.13) * np.sin(y * 0.021)
+    alpha = np.where((alpha > 0) & (alpha < 1), alpha * strands, alpha).astype(np.float32)
+    wall = np.dstack([y % 97 / 97, x % 61 / 61, np.full(x.shape, 0.4)])
+    image = alpha[..., None] * colours + (1 - alpha[..., None]) * wall
+    return to_dtype((image + random.normal(0, 0.01, image.shape)).clip(0, 1), np.uint8), alpha
+
+
+@pytest.mark.parametrize("method", ["ml", "fast"])
+def test_colours_are_estimated_only_where_they_are_needed(method):
+    image, alpha = textured(200, 300)
+    estimate = estimate_foreground(image, alpha, method)
+    far = ~cv2.dilate(((alpha > 0) & (alpha < 1)).astype(np.uint8), np.ones((9, 9))).astype(bool)
+    assert np.array_equal(estimate[far], image[far])
+    soft = (alpha > 0) & (alpha < 1)
+    assert np.abs(estimate[soft].astype(int) - image[soft]).max() > 20
+
+
+@pytest.mark.parametrize("method", ["ml", "fast"])
+def test_a_large_image_is_near_to_its_whole_estimate(method, monkeypatch):
+    """What is seen of the difference: colours weighted with alpha, in grey levels."""
+    image, alpha = textured(1300, 1900)
+    large = estimate_foreground(image, alpha, method)
+    monkeypatch.setattr(foreground, "_TILE", 999)
+    assert np.array_equal(estimate_foreground(image, alpha, method), large)  # there are no seams
+    monkeypatch.setattr(foreground, "LARGEST", image.size)
+    whole = estimate_foreground(image, alpha, method)
+    seen = np.abs(large.astype(float) - whole) * alpha[..., None]
+    soft = (alpha > 0) & (alpha < 1)
+    assert not seen[~soft].any()
+    assert seen[soft].mean() < (1.5 if method == "ml" else 3)
+    assert seen.max() < 40
+
+
+@pytest.mark.parametrize("size", [(90, 120), (300, 41), (1, 50)])
+def test_multi_level_in_pytorch_is_near_pymattings(size):
+    image, alpha = textured(*size)
+    front, back = load_solver("ml")(image / np.float32(255), alpha)
+    planes = torch.from_numpy(image).permute(2, 0, 1) / 255
+    both = multi_level(planes, torch.from_numpy(alpha)).permute(1, 2, 0).numpy()
+    for ours, theirs, weight in ((both[..., :3], front, alpha), (both[..., 3:], back, 1 - alpha)):
+        seen = np.abs(ours - theirs) * weight[..., None] * 255
+        assert seen.mean() < 0.5
+        assert seen.max() < 40
+
+
+@pytest.mark.parametrize("method", ["ml", "fast"])
+def test_too_little_memory_is_one_line(method, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(foreground, "load_solver", lambda _: fail)
+    monkeypatch.setattr(foreground, "_fuse", fail)
+    image, alpha, _ = scene(9, 9)
+    with pytest.raises(PortraitmattingError, match=r"not enough memory.*use.*'none'") as caught:
         estimate_foreground(image, alpha, method)
     assert str(caught.value).isprintable()
 
@@ -193,10 +265,12 @@ def test_pymatting_is_loaded_late_and_leaves_its_package_importable():
 
 
 def test_a_long_first_import_is_explained(monkeypatch, capsys):
-    monkeypatch.setattr(foreground, "_solvers", {})
-    monkeypatch.setattr(foreground, "_PATIENCE", 0.01)
+    monkeypatch.setattr(pymatting_solvers, "_solvers", {})
+    monkeypatch.setattr(pymatting_solvers, "_PATIENCE", 0.01)
     monkeypatch.setattr(
-        foreground, "_load_solver", lambda _: time.sleep(0.2) or (lambda image, alpha: image)
+        pymatting_solvers,
+        "_load",
+        lambda _: time.sleep(0.2) or (lambda image, alpha: (image, image)),
     )
     image, alpha, _ = scene(9, 9)
     estimate_foreground(image, alpha)
@@ -206,8 +280,8 @@ def test_a_long_first_import_is_explained(monkeypatch, capsys):
 
 
 def test_a_missing_pymatting_names_the_way_out(monkeypatch):
-    monkeypatch.setattr(foreground, "_solvers", {})
-    monkeypatch.setattr(foreground.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(pymatting_solvers, "_solvers", {})
+    monkeypatch.setattr(pymatting_solvers.importlib.util, "find_spec", lambda _: None)
     image, alpha, _ = scene(9, 9)
     with pytest.raises(PortraitmattingError, match="pip install pymatting"):
         estimate_foreground(image, alpha)
@@ -233,9 +307,11 @@ def test_threads_may_estimate_at_once():
 
 def test_threads_load_pymatting_once(monkeypatch):
     loads = []
-    monkeypatch.setattr(foreground, "_solvers", {})
+    monkeypatch.setattr(pymatting_solvers, "_solvers", {})
     monkeypatch.setattr(
-        foreground, "_load_solver", lambda method: loads.append(method) or (lambda image, _: image)
+        pymatting_solvers,
+        "_load",
+        lambda method: loads.append(method) or (lambda image, _: (image, image)),
     )
     image, alpha, _ = scene(9, 9)
     threads = [threading.Thread(target=estimate_foreground, args=(image, alpha)) for _ in range(8)]
@@ -244,3 +320,49 @@ def test_threads_load_pymatting_once(monkeypatch):
     for thread in threads:
         thread.join()
     assert loads == ["ml"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("NUMBA_DISABLE_JIT", "1"), ("NUMBA_THREADING_LAYER", "tbb")]
+)
+def test_what_keeps_numba_from_starting_is_one_line(variable, value):
+    if value == "tbb" and importlib.util.find_spec("tbb"):
+        pytest.skip("TBB is here")
+    done = in_a_new_process(
+        "import numpy as np\n"
+        "from portraitmatting.foreground import estimate_foreground\n"
+        "image, alpha = np.full((9, 9, 3), 0.5), np.full((9, 9), 0.5)\n"
+        "estimate_foreground(image, alpha, 'fast')\n"
+        "try:\n"
+        "    estimate_foreground(image, alpha, 'ml')\n"
+        "except ValueError as error:\n"
+        "    print(error)",
+        **{variable: value},
+    )
+    assert done.stdout.count("\n") == 1
+    assert variable in done.stdout and "unset it" in done.stdout and "'fast'" in done.stdout
+
+
+def test_numba_without_a_folder_gets_a_private_one(monkeypatch, tmp_path):
+    import numba
+
+    folders = []
+
+    def load(method):
+        folders.append(numba.config.CACHE_DIR)
+        if not folders[-1].startswith(str(tmp_path)):
+            raise RuntimeError("cannot cache function: no locator available for file")
+        return lambda image, alpha: (image, image)
+
+    monkeypatch.setattr(pymatting_solvers, "_solvers", {})
+    monkeypatch.setattr(pymatting_solvers, "_load", load)
+    monkeypatch.setattr(pymatting_solvers.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    image, alpha, _ = scene(9, 9)
+    estimate_foreground(image, alpha)
+    (made,) = tmp_path.iterdir()
+    assert folders == ["", str(made)]
+    if os.name == "posix":
+        assert made.stat().st_mode & 0o077 == 0
+        made.chmod(0o777)  # somebody else could have put something there
+        assert pymatting_solvers._private_folder() != str(made)

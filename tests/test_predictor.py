@@ -2,11 +2,13 @@
 
 import copy
 import io
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from portraitmatting import (
     PRESETS,
@@ -22,9 +24,11 @@ from portraitmatting.choices import KINDS
 from portraitmatting.compositing import rgba
 from portraitmatting.device import describe_device
 from portraitmatting.guided_filter import guided_upsample
+from portraitmatting.images.files import read_image, write_image
+from portraitmatting.images.metadata import Metadata
 from portraitmatting.images.pixels import to_dtype
 from portraitmatting.modeling.heads import fuse
-from portraitmatting.predictor import Matte
+from portraitmatting.predictor import Matte, as_image
 from portraitmatting.transforms import network_size, to_tensor
 
 
@@ -127,7 +131,7 @@ def test_images_are_left_as_they_were(predictor, photo):
         np.testing.assert_array_equal(image, before)
 
 
-@pytest.mark.parametrize("shape", [(5, 6, 4), (3, 5, 6), (0, 6, 3)])
+@pytest.mark.parametrize("shape", [(5, 6, 5), (3, 5, 6), (0, 6, 3)])
 def test_what_is_no_image_is_refused(predictor, shape):
     with pytest.raises(PortraitmattingError, match="got " + "x".join(map(str, shape))):
         predictor.predict(np.zeros(shape, np.uint8))
@@ -463,3 +467,142 @@ def test_a_large_image_is_shown_smaller_at_once(shape, size):
     )
     assert Image.open(io.BytesIO(matte._repr_png_())).size == size
     assert not matte._foregrounds  # that of all pixels would take seconds
+
+
+def test_an_image_may_be_a_path_bytes_a_file_or_a_pil_image(predictor, photo, tmp_path):
+    write_image(tmp_path / "photo.png", photo)
+    data = (tmp_path / "photo.png").read_bytes()
+    expected = predictor.predict(photo)
+    sources = [tmp_path / "photo.png", str(tmp_path / "photo.png"), data, io.BytesIO(data)]
+    sources += [Image.fromarray(photo), Image.open(io.BytesIO(data)), read_image(sources[0])]
+    for source in sources:
+        matte = predictor.predict(source)
+        np.testing.assert_array_equal(matte.image, photo)
+        np.testing.assert_array_equal(matte.alpha, expected.alpha)
+
+
+def test_a_pil_image_is_what_its_file_is(predictor, photo, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    clear = Image.fromarray(photo).convert("RGBA")
+    clear.putalpha(Image.fromarray(np.tile(np.arange(120, dtype=np.uint8) * 2, (90, 1))))
+    palette = Image.fromarray(photo).quantize(30)
+    cases = {
+        "turned.png": (Image.fromarray(photo), {"exif": exif}),
+        "turned.tif": (Image.fromarray(photo), {"exif": exif}),
+        "palette.png": (palette, {"transparency": 3}),
+        "clear.png": (clear, {}),
+        "grey-alpha.png": (clear.convert("LA"), {}),
+        "cmyk.tif": (Image.fromarray(photo).convert("CMYK"), {}),
+        "one-bit.png": (Image.fromarray(photo).convert("1"), {}),
+        "deep.png": (Image.fromarray(photo[..., 0].astype(np.uint16) * 257), {}),
+    }
+    for name, (image, options) in cases.items():
+        image.save(tmp_path / name, **options)
+        from_file, opened = read_image(tmp_path / name), Image.open(tmp_path / name)
+        for source in (opened, opened.copy()):
+            found = as_image(source)
+            np.testing.assert_array_equal(found.pixels, from_file.pixels, name)
+            assert (found.alpha is None) == (from_file.alpha is None), name
+            if found.alpha is not None:
+                np.testing.assert_array_equal(found.alpha, from_file.alpha, name)
+    assert as_image(Image.open(tmp_path / "turned.png")).pixels.shape == (120, 90, 3)
+
+
+@pytest.mark.parametrize("source", [None, "nothere.jpg", "", b"", b"text", 3, [[1], [2, 3]], {}])
+def test_what_is_no_image_is_named(predictor, source):
+    with pytest.raises(PortraitmattingError) as caught:
+        predictor.predict(source)
+    assert str(caught.value).isprintable() and not str(caught.value).endswith("got ")
+    if source is None:
+        assert "got NoneType" in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("grey", [True, False])
+def test_what_is_transparent_stays_so(predictor, photo, dtype, grey):
+    own = np.zeros((90, 120), np.float32)
+    own[10:80, 20:100] = np.linspace(0.2, 1, 80)
+    colors = to_dtype(photo[..., :1] if grey else photo, dtype)
+    matte = predictor.predict(np.dstack([colors, to_dtype(own, dtype)]))
+    assert (matte.alpha <= own + 0.5 / 255).all() and matte.alpha.max() > 0.5
+    assert (matte.image[own == 0] == to_dtype(np.ones(1, np.float32), dtype)).all()  # over white
+    assert (matte.trimap[own == 0] == 0).all() and (matte.trimap[own < 0.99] < 255).all()
+    whole = predictor.predict(matte.image)  # no transparency: nothing bounds it
+    np.testing.assert_allclose(matte.alpha, np.minimum(whole.alpha, own), atol=0.5 / 255)
+
+
+def test_results_are_saved_with_profile_and_metadata(matte, tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    matte = replace(matte, icc_profile=profile, metadata=Metadata(dpi=(300, 300)))
+    for name, kind, mode in [
+        ("a.png", "rgba", "RGBA"),
+        ("a.jpg", "composite", "RGB"),
+        ("a.webp", "foreground", "RGB"),
+        ("a.tif", "alpha", "L"),
+    ]:
+        matte.save(tmp_path / name, kind, background="teal", method="fast")
+        with Image.open(tmp_path / name) as saved:
+            assert saved.mode == mode
+            assert (saved.info.get("icc_profile") is not None) == (kind != "alpha")
+            assert name == "a.webp" or round(saved.info["dpi"][0]) == 300
+        shown = matte.to_pil(kind, "teal", "fast")
+        assert (shown.mode, shown.size) == (mode, (120, 90))
+        np.testing.assert_array_equal(shown, matte.result(kind, "teal", "fast"))
+    for path in ("a.jpg", "a.gif", "nowhere/a.png"):
+        with pytest.raises(PortraitmattingError, match=r"a\."):
+            matte.save(tmp_path / path)
+
+
+def test_a_crop_holds_all_of_the_person_and_a_margin(matte):
+    inside = np.argwhere(matte.alpha > 0)
+    top, bottom = inside[:, 0].min(), inside[:, 0].max() + 1
+    tight = matte.crop()
+    assert tight.alpha.shape == tight.image.shape[:2] == tight.trimap.shape
+    assert abs(tight.alpha.shape[0] - (bottom - top)) <= 2
+    assert tight.alpha.sum() == pytest.approx(matte.alpha.sum(), rel=1e-3)
+    wide = matte.crop(0.1)
+    side = max(tight.alpha.shape)
+    assert wide.alpha.shape[1] == tight.alpha.shape[1] + 2 * round(0.1 * side)
+    assert matte.crop(9).alpha.shape == matte.alpha.shape
+    empty = Matte(matte.image, np.zeros_like(matte.alpha), matte.trimap)
+    assert empty.is_empty and not matte.is_empty
+    assert empty.crop(0.1).alpha.shape == empty.alpha.shape
+    for margin in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(PortraitmattingError, match="margin"):
+            matte.crop(margin)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_in_other_bits_computes_as_precision_says(lively_model, photo, dtype):
+    expected = Predictor(copy.deepcopy(lively_model), 64, "fp32").predict(photo).alpha
+    alpha = Predictor(copy.deepcopy(lively_model).to(dtype), 64, "fp32").predict(photo).alpha
+    assert np.abs(alpha - expected).mean() < 0.01
+
+
+def test_without_a_model_it_is_the_default_one(model, monkeypatch):
+    model.checkpoint = CheckpointInfo("test", "free", working_short_side=96)
+    monkeypatch.setattr("portraitmatting.predictor.load_model", lambda: model)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    predictor = Predictor()
+    assert predictor.short_side == 96 and predictor.device == torch.device("cpu")
+
+
+def test_one_predictor_serves_several_threads(predictor, rng):
+    images = [rng.integers(0, 256, (40 + 9 * i, 70, 3), np.uint8) for i in range(8)]
+    expected = [predictor.predict(image).rgba() for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        for one, other in zip(pool.map(predictor.predict, images), expected, strict=True):
+            np.testing.assert_allclose(one.rgba().astype(int), other, atol=1)
+
+
+def test_too_little_memory_is_one_line(predictor, photo, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    for step in ("to_tensor", "guided_upsample"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"portraitmatting.predictor.{step}", fail)
+            with pytest.raises(PortraitmattingError, match="120x90 pixels: scale"):
+                predictor.predict(photo)

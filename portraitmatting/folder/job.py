@@ -13,7 +13,7 @@ from tqdm import tqdm
 from portraitmatting.atomic import make_folders
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.folder.journal import Journal, digest_of
-from portraitmatting.folder.pipeline import Pipeline, Stop, count_pixels, failure, shows_nobody
+from portraitmatting.folder.pipeline import Pipeline, Stop, count_pixels, failure
 from portraitmatting.folder.plan import Plan, check_writable
 from portraitmatting.folder.results import ResultOptions
 from portraitmatting.folder.tasks import Summary, Task, list_tasks, settings
@@ -146,7 +146,7 @@ class _Job:
             self.journal.add(target, f"{task.state} {self.settings[kind]}", source, digest)
         with self.lock:
             self.summary.done += 1
-            if shows_nobody(matte):
+            if matte.is_empty:
                 self.summary.empty.append(task.source)
             self._advance()
 

@@ -12,12 +12,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, Generic, TypeVar
+from dataclasses import dataclass
+from typing import BinaryIO, Generic, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from portraitmatting.device import is_out_of_memory
@@ -30,10 +28,8 @@ from portraitmatting.folder.memory import (
     pixels_in_flight,
 )
 from portraitmatting.images.decode import DecodedImage
-from portraitmatting.images.pixels import to_unit
 from portraitmatting.matte import Matte
-from portraitmatting.predictor import Predictor
-from portraitmatting.steps import Estimate, Prepared
+from portraitmatting.predictor import Estimate, Predictor, Prepared
 
 Item = TypeVar("Item")
 
@@ -104,12 +100,12 @@ class Pipeline(Generic[Item]):
                     held.enter_context(budget.take(pixels))
                 _check_memory(pixels)
                 image = self.read(item)
-                prepared = self.predictor.prepare(image.pixels)
+                prepared = self.predictor.prepare(image)
                 if network:
                     estimate = network.estimate(prepared)
                 else:
                     (estimate,) = self.predictor.estimate([prepared])
-                self.write(item, bounded(self.predictor.finish(estimate), image.alpha), image)
+                self.write(item, self.predictor.finish(estimate), image)
         # ValueErrors are ours, or pymatting's when the colours of an image defeat its solver.
         except (OSError, ValueError, RuntimeError, MemoryError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
@@ -195,18 +191,6 @@ class _Batches:
                     return batch
                 self._changed.wait()
         return []
-
-
-def bounded(matte: Matte, source_alpha: NDArray[Any] | None) -> Matte:
-    """Nothing of the matte where the image itself is transparent."""
-    if source_alpha is None:
-        return matte
-    return replace(matte, alpha=np.minimum(matte.alpha, to_unit(source_alpha)))
-
-
-def shows_nobody(matte: Matte) -> bool:
-    """Whether next to no pixel of it is mostly somebody."""
-    return bool(np.count_nonzero(matte.alpha > 0.5) < 1e-4 * matte.alpha.size)
 
 
 def count_pixels(file: str | os.PathLike[str] | BinaryIO) -> int:

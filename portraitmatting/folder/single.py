@@ -99,10 +99,8 @@ def plan_single(
 
 def matte_single(plan: Single, predictor: Any, results: ResultOptions) -> bool:
     """Do it with a `Predictor`; whether anybody is in the matte. Raises `ImageError`."""
-    from portraitmatting.folder.pipeline import bounded, shows_nobody
-
     image = _read(plan.source)
-    matte = bounded(predictor.predict(image.pixels), image.alpha)
+    matte = predictor.predict(image)
     ((_, pixels),) = results.results(matte, [plan.kind], plan.bits)
     keeps = image.icc_profile, None if results.strip_metadata else image.metadata
     if plan.target == PIPE:
@@ -111,7 +109,7 @@ def matte_single(plan: Single, predictor: Any, results: ResultOptions) -> bool:
     else:
         make_folders(Path(plan.target).parent)
         write_image(plan.target, pixels, *keeps)
-    return not shows_nobody(matte)
+    return not matte.is_empty
 
 
 def _read(source: str) -> DecodedImage:

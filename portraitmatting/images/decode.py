@@ -221,6 +221,26 @@ def _decode_with_pillow(data: bytes, kind: str) -> Stored:
     return stored
 
 
+def from_pillow(image: Image.Image) -> DecodedImage:
+    """An image that Pillow has opened or made, as if it came from a file: upright, with its profile
+    and transparency. Raises ImageError, one line, for what cannot be decoded."""
+    try:
+        with _quiet():
+            image.load()  # which turns some kinds, and then removes the orientation
+            exif, xmp = image.getexif(), _xmp_bytes(image.info.get("xmp"))
+            metadata = read_metadata(exif, xmp, image.info.get("dpi"))
+            orientation = read_orientation(exif, xmp)
+        stored = _from_pillow(image)
+        stored.orientation, stored.metadata = orientation, metadata
+        stored.icc_profile = image.info.get("icc_profile")
+        return _finish(stored)
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file, which is only read now
+        reason = one_line(str(error)) or type(error).__name__
+        raise ImageError(f"the PIL image cannot be read ({reason}): load it from a file") from error
+
+
 def _noted_profile(data: bytes, image: Image.Image, exif: Image.Exif) -> bytes | None:
     """What colours mean where no ICC profile says so."""
     if nclx := image.info.get("nclx_profile"):

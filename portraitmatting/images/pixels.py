@@ -27,22 +27,33 @@ def peak(dtype: DTypeLike) -> int:
 
 
 def to_unit(pixels: NDArray[Any], what: str = "pixels") -> NDArray[np.float32]:
-    """Any shape, uint8 | uint16 | float -> float32 in [0, 1], same shape, always C-contiguous.
+    """Any shape, uint8 | uint16 | float -> float32 in [0, 1], same shape, always C-contiguous;
+    the array itself where it is all that already.
 
     Floats a hair outside 0..1 are clamped. Others, and NaN, raise PortraitmattingError, because
     an image in 0..255 that passes for one in 0..1 spoils results without a word; `what` names
     the array in that message.
     """
+    check_range(pixels, what)
     full = peak(pixels.dtype)
     unit = np.ascontiguousarray(pixels, dtype=np.float32)
     if full != 1:
         return unit * np.float32(1 / full)
-    if unit.size and not (unit.min() >= -FLOAT_SLACK and unit.max() <= 1 + FLOAT_SLACK):
+    if unit.size and (unit.min() < 0 or unit.max() > 1):
+        return np.clip(unit, 0, 1)
+    return unit
+
+
+def check_range(pixels: NDArray[Any], what: str = "pixels") -> None:
+    """Raise what `to_unit` raises; costs nothing for integers."""
+    if peak(pixels.dtype) != 1 or not pixels.size:
+        return
+    least, most = pixels.min(), pixels.max()
+    if not (least >= -FLOAT_SLACK and most <= 1 + FLOAT_SLACK):
         raise PortraitmattingError(
-            f"{what} of floating point must lie in 0..1, got {unit.min():.4g}..{unit.max():.4g}: "
+            f"{what} of floating point must lie in 0..1, got {least:.4g}..{most:.4g}: "
             "divide by the largest possible value (255 for 8 bits) first"
         )
-    return np.clip(unit, 0, 1)
 
 
 def to_dtype(pixels: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
