@@ -2,14 +2,7 @@
 
 import argparse
 import importlib.util
-import os
-import sys
-import tempfile
-import threading
-import webbrowser
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NoReturn
 
 from portraitmatting.cli import Parser, given, run
 from portraitmatting.commands.options import (
@@ -21,95 +14,16 @@ from portraitmatting.commands.options import (
 )
 from portraitmatting.errors import PortraitmattingError
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_EXAMPLES = Path(__file__).parents[2] / "examples"  # in a clone of the repository
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, call, exit code."""
     options = parser().parse_args(arguments)
     if importlib.util.find_spec("gradio") is None:
         raise PortraitmattingError('the page needs Gradio: pip install -e ".[web]"')
-    try:
-        serve(**given(options, *vars(options)))
-    except KeyboardInterrupt:
-        print("ended", file=sys.stderr)
+    from portraitmatting.web.server import serve
+
+    serve(**given(options, *vars(options)))
     return 0
-
-
-def serve(
-    host: str = "127.0.0.1",
-    port: int | None = None,
-    checkpoint: str | None = None,
-    device: str = "auto",
-    precision: str | None = None,
-    short_side: int | None = None,
-    max_megabytes: float = 50,
-    max_megapixels: float = 50,
-    keep_minutes: float = 60,
-    browser: bool = True,
-) -> NoReturn:
-    """Serve the page until Ctrl-C; without a `port`, on the first free one from 7860 on.
-
-    Raises PortraitmattingError if it cannot begin.
-    """
-    limits = {"megabytes": max_megabytes, "megapixels": max_megapixels, "minutes": keep_minutes}
-    for unit, value in limits.items():
-        if not 0 < value < 1e6:
-            raise PortraitmattingError(f"{value:g} {unit}: use more than 0")
-    local = host in _LOOPBACK
-    if not local:
-        print(
-            f"warning: at {host}, whoever reaches this machine can use the page: there is no "
-            "password, and nothing is encrypted",
-            file=sys.stderr,
-        )
-    from portraitmatting import Predictor, load_model
-
-    predictor = Predictor(load_model(checkpoint, device), short_side, precision)
-    with tempfile.TemporaryDirectory(prefix="portraitmatting-") as temporary:
-        folder = Path(temporary).resolve()
-        # Where Gradio keeps files is told by the environment only.
-        os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
-        from fastapi.middleware import Middleware
-
-        from portraitmatting.web.guard import Guard
-        from portraitmatting.web.page import CSS, THEME, build_page
-
-        page = build_page(predictor, max_megapixels, folder, _EXAMPLES, round(60 * keep_minutes))
-        max_bytes = round(max_megabytes * 1e6)
-        guard = Middleware(Guard, folder=folder, max_bytes=max_bytes, local=local)
-        try:
-            _, address, _ = page.launch(
-                server_name=host,
-                server_port=port,
-                max_file_size=max_bytes,
-                app_kwargs={"middleware": [guard]},
-                theme=THEME,
-                css=CSS,
-                footer_links=[],
-                prevent_thread_lock=True,
-                quiet=True,
-                # What the environment could switch on otherwise:
-                share=False,
-                ssr_mode=False,
-                num_workers=0,
-                mcp_server=False,
-                run_history=False,
-                enable_monitoring=False,
-            )
-        except OSError as error:
-            raise PortraitmattingError(
-                f"cannot listen at {host}, port {port or 'from 7860 on'}: use another one"
-            ) from error
-        try:
-            print(f"{predictor}\nthe page is at {address} until Ctrl-C", flush=True)
-            if browser:
-                webbrowser.open(address)
-            threading.Event().wait()
-        finally:
-            page.close(verbose=False)
-    raise AssertionError  # the wait ends by an exception only
 
 
 def parser() -> argparse.ArgumentParser:
@@ -131,6 +45,18 @@ def parser() -> argparse.ArgumentParser:
         type=number(int, 1, 65535),
         metavar="N",
         help="(default: the first free one from 7860 on)",
+    )
+    add(
+        "--root-path",
+        metavar="/PATH",
+        help="where a reverse proxy offers the page, if not at its root (default: none)",
+    )
+    add(
+        "--allowed-host",
+        action="append",
+        metavar="NAME",
+        help="another name under which the page may be asked for, as a reverse proxy passes it on; "
+        "may be repeated (default: this machine's own names)",
     )
     add(
         "--no-browser",

@@ -1,7 +1,6 @@
 """A local page for single photos: `portraitmatting web`.
 
-    __main__ (command line, server) -> guard (what may come in) -> page (layout) -> job (the work)
+    server -> guard (what may come in) -> page (for people) | api (for programs) -> job (the work)
 
-It uses the public API, as any program would; nothing else of the package knows of it. Only page.py
-and __main__.py know Gradio.
+Only page.py and server.py know Gradio.
 """

@@ -6,9 +6,10 @@ has routes for proxies, recordings and more. Here only what the page needs passe
 
 import json
 import os
+import tempfile
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -26,9 +27,11 @@ _READ = (
     )),
 )  # fmt: skip
 _FILE = _API + "file="
-_UPLOAD = _API + "upload"
+_UPLOADS = (_API + "upload", "/api/matte")
+_PAGES = ("/", "/api", "/api/openapi.json")
 _WRITE = tuple(_API + name for name in ("call/", "cancel", "queue/join", "reset", "run/"))
 _MESSAGE_BYTES = 1 << 20  # of what is no upload; a call takes about a thousand
+_PIECE_BYTES = 1 << 20
 _FORM_BYTES = 1 << 16  # what a form adds to the file in it
 
 # The browser is told as well: nothing of the page may come from, or go, elsewhere.
@@ -49,13 +52,19 @@ class Refused(Exception):
 class Guard:
     """`app` behind the rules.
 
-    Files are given out, and named in calls, below `folder` only; uploads are of up to `max_bytes`.
-    With `local`, the address asked for must be this machine's own, so that no other site can reach
-    the page through a name of its own (DNS rebinding).
+    Args:
+        app: what requests go on to.
+        folder: files are given out, and named in calls, below it only.
+        max_bytes: of an upload; two, where a background may come along.
+        hosts: the names that may be asked for, so that no other site can reach the page through a
+            name of its own (DNS rebinding); None for any.
     """
 
-    def __init__(self, app: App, folder: Path, max_bytes: int, local: bool) -> None:
-        self.app, self.max_bytes, self.local = app, max_bytes, local
+    def __init__(
+        self, app: App, folder: Path, max_bytes: int, hosts: frozenset[str] | None
+    ) -> None:
+        self.app, self.max_bytes, self.hosts = app, max_bytes, hosts
+        self.folder = folder
         self.inside = str(folder) + os.sep
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,29 +74,36 @@ class Guard:
             return
         try:
             self._check_address(scope)
-            if scope["method"] == "POST" and scope["path"] != _UPLOAD:
-                receive = _again(await self._message(receive), receive)
+            if scope["method"] != "POST":
+                await self.app(scope, receive, _with_policy(send))
+            elif scope["path"] not in _UPLOADS:
+                message = await self._message(receive)
+                await self.app(scope, _again(message, receive), _with_policy(send))
+            else:
+                # An upload goes on once it is whole: what breaks off leaves nothing behind.
+                with tempfile.TemporaryFile(dir=self.folder) as body:
+                    await _collect(receive, body)
+                    await self.app(scope, _pieces(body, receive), _with_policy(send))
         except Refused as refusal:
             await _answer(send, refusal)
-            return
-        await self.app(scope, receive, _with_policy(send))
 
     def _check_address(self, scope: Scope) -> None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get(b"host", "")
         name = host.rpartition(":")[0] if host[-1:].isdigit() and ":" in host else host
-        if self.local and name not in LOCAL_HOSTS:
-            raise Refused(421, f"this page is for this machine only, not for {host!r}")
+        if self.hosts is not None and name not in self.hosts:
+            raise Refused(421, f"this page is not for {host!r}: --allowed-host {name} allows it")
         method, path = scope["method"], scope["path"]
-        if method == "POST" and path == _UPLOAD:
+        if method == "POST" and path in _UPLOADS:
             length = headers.get(b"content-length", "")
             if not length.isdigit():
                 raise Refused(411, "an upload must say its length")
-            if int(length) > self.max_bytes + _FORM_BYTES:
+            files = 2 if path == "/api/matte" else 1  # a background may come along
+            if int(length) > files * self.max_bytes + _FORM_BYTES:
                 raise Refused(413, f"images may have up to {self.max_bytes / 1e6:g} MB")
         elif path.startswith(_FILE) and method in ("GET", "HEAD"):
             self._check_file(path.removeprefix(_FILE))
-        elif not path.startswith(_WRITE if method == "POST" else _READ) and path != "/":
+        elif path not in _PAGES and not path.startswith(_WRITE if method == "POST" else _READ):
             raise Refused(404, "there is no such thing here")
 
     async def _message(self, receive: Receive) -> bytes:
@@ -118,6 +134,33 @@ class Guard:
         inside = isinstance(path, str) and os.path.normpath(path).startswith(self.inside)
         if not inside:
             raise Refused(400, "images must be uploaded: no other file or address is opened")
+
+
+async def _collect(receive: Receive, body: IO[bytes]) -> None:
+    """Write a request's body to a file."""
+    more = True
+    while more:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            raise Refused(400, "the upload broke off")
+        body.write(event.get("body", b""))
+        more = event.get("more_body", False)
+    body.seek(0)
+
+
+def _pieces(body: IO[bytes], receive: Receive) -> Receive:
+    """`receive` for a body that is in a file."""
+    ended = False
+
+    async def pieces() -> MutableMapping[str, Any]:
+        nonlocal ended
+        if ended:
+            return await receive()
+        piece = body.read(_PIECE_BYTES)
+        ended = not piece
+        return {"type": "http.request", "body": piece, "more_body": not ended}
+
+    return pieces
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

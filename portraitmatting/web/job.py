@@ -1,22 +1,23 @@
 """From one uploaded photo to the files that the page offers."""
 
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
 import cv2
 from numpy.typing import NDArray
-from PIL import Image, ImageColor
+from PIL import Image
 
-from portraitmatting import (
-    PortraitmattingError,
-    Predictor,
-    read_image,
-    write_image,
-)
-from portraitmatting.choices import PRESETS
+from portraitmatting.choices import PRESETS, parse_color
+from portraitmatting.errors import PortraitmattingError
+from portraitmatting.images.decode import DecodedImage, decode
+from portraitmatting.images.files import write_image
+from portraitmatting.images.metadata import Metadata
+from portraitmatting.predictor import Predictor
 
 CHOICES = {
     "background": ("colour", "blur", "checkerboard", "image"),
@@ -28,14 +29,16 @@ KINDS = ("alpha", "rgba", "composite")
 """The results, as their files' names end."""
 
 _CLOSED_FORM_MEGAPIXELS = 2  # "cf" takes half a GB for each: more would end the server
+_CROP_MARGIN = 0.05
 _PREVIEW_SIDE = 1600
+_network = threading.Lock()  # one photo at a time, whoever sent it
 
 _Progress = Callable[[float, str], Any]
 
 
 @dataclass(frozen=True)
 class Upload:
-    path: Path
+    data: bytes
     name: str
     """What its sender calls it; not to be trusted."""
 
@@ -46,21 +49,18 @@ class Upload:
         # 60 letters of any script are less than the 255 bytes that file systems allow.
         return re.sub(r"[^\w-]+", "-", stem).strip("-_")[:60] or "photo"
 
-    def read(self, megapixels: float) -> Any:
-        """The image in it, with its profile; `PortraitmattingError` that calls it by `name`."""
+    def read(self, megapixels: float) -> DecodedImage:
+        """The image in it; `PortraitmattingError` that calls it by `name`."""
         name = self.stem + re.sub(r"[^\w.]", "", Path(self.name).suffix)[:8]
-        if not self.path.is_file():
-            raise PortraitmattingError(f"{name}: no longer on the server: send it again")
-        if (size := _megapixels(self.path)) > megapixels:
+        if (size := _megapixels(self.data)) > megapixels:
             raise PortraitmattingError(
                 f"{name}: {size:.1f} megapixels, and this page takes up to {megapixels:g}: "
                 "scale the image down"
             )
         try:
-            return read_image(self.path)
+            return decode(self.data)
         except PortraitmattingError as error:
-            reason = str(error).removeprefix(f"{self.path}: ")
-            raise PortraitmattingError(f"{name}: {reason}") from error
+            raise PortraitmattingError(f"{name}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,12 @@ class Choices:
 
     background: str = "colour"
     colour: str = "#ffffff"
-    picture: Upload | None = None
+    background_image: Upload | None = None
     """The background, if that is "image"."""
     preset: str = "quality"
     foreground: str = "ml"
+    crop: bool = False
+    """Whether results are cut to the person and a margin."""
 
     def __post_init__(self) -> None:
         if self.background == "chequer":  # its name in earlier versions
@@ -81,43 +83,46 @@ class Choices:
             value, known = getattr(self, field.name), CHOICES.get(field.name)
             if known and value not in known:
                 raise PortraitmattingError(f"{field.name} {value!r}: use {', '.join(known)}")
-        if self.background == "image" and self.picture is None:
+        if self.background == "image" and self.background_image is None:
             raise PortraitmattingError("background 'image': give a background image too")
         _ = self.hex_colour
 
     @property
     def hex_colour(self) -> str:
         """#rrggbb. Nothing else goes on to the library, which would take a path, too."""
+        text = str(self.colour)[:60]
         # Gradio's picker says rgba(12.3, 45, 67, 1).
-        match = re.fullmatch(r"rgba?\(([\d., ]{5,60})\)", str(self.colour))
-        try:
-            if match:
-                rgb = tuple(min(255, round(float(part))) for part in match[1].split(",")[:3])
-            else:
-                rgb = ImageColor.getrgb(str(self.colour))[:3]
-            red, green, blue = rgb
-        except ValueError as error:
-            raise PortraitmattingError(
-                f"{str(self.colour)[:60]!r} is no colour: use #rrggbb or a name"
-            ) from error
+        if match := re.fullmatch(r"rgba?\(([\d., ]{5,60})\)", text):
+            try:
+                text = "rgb({},{},{})".format(
+                    *(min(255, round(float(part))) for part in match[1].split(",")[:3])
+                )
+            except (ValueError, IndexError):
+                raise PortraitmattingError(
+                    f"{text!r} is no colour: use #rrggbb or a name"
+                ) from None
+        red, green, blue = parse_color(text)
         return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """All in the photo's size and depth (uint8 | uint16): RGB, HxW, RGBA, RGB."""
+    """All of one size, in the photo's depth (uint8 | uint16): RGB, HxW, RGBA, RGB."""
 
     image: NDArray[Any]
     alpha: NDArray[Any]
     rgba: NDArray[Any]
     composite: NDArray[Any]
     icc_profile: bytes | None
+    metadata: Metadata | None
+    is_empty: bool
+    """Whether nobody is in the photo."""
 
     def write(self, folder: Path, stem: str) -> list[Path]:
         """A PNG file for each of `KINDS`."""
         paths = [folder / f"{stem}-{kind}.png" for kind in KINDS]
         for path, kind in zip(paths, KINDS, strict=True):
-            write_image(path, getattr(self, kind), self.icc_profile)
+            write_image(path, getattr(self, kind), self.icc_profile, self.metadata)
         return paths
 
     def write_previews(self, folder: Path) -> list[Path]:
@@ -134,36 +139,55 @@ class Result:
 def matte_photo(
     predictor: Predictor, photo: Upload, choices: Choices, megapixels: float, progress: _Progress
 ) -> Result:
-    """The whole way. `megapixels` is how large images may be; `progress` is told the part that is
-    done and what comes next. Raises `PortraitmattingError`, one line, for whatever its user can
-    mend."""
-    progress(0, "Reading")
-    picture = photo.read(megapixels)
-    image = picture.pixels
-    pixels = image.shape[0] * image.shape[1] / 1e6
-    if choices.foreground == "cf" and pixels > _CLOSED_FORM_MEGAPIXELS:
-        raise PortraitmattingError(
-            f"foreground 'cf' takes too much memory above {_CLOSED_FORM_MEGAPIXELS} megapixels "
-            f"(the photo has {pixels:.1f}): use ml or fast"
+    """From a photo to its results; one at a time, others wait.
+
+    Args:
+        predictor: for the preset "quality".
+        photo: what was uploaded.
+        choices: what the user wants.
+        megapixels: how large images may be.
+        progress: gets the part that is done, 0..1, and what comes next.
+
+    Raises `PortraitmattingError`, one line, for whatever its user can mend.
+    """
+    with _network:
+        progress(0, "Reading")
+        source = photo.read(megapixels)
+        pixels = source.pixels.shape[0] * source.pixels.shape[1] / 1e6
+        if choices.foreground == "cf" and pixels > _CLOSED_FORM_MEGAPIXELS:
+            raise PortraitmattingError(
+                f"foreground 'cf' takes too much memory above {_CLOSED_FORM_MEGAPIXELS} megapixels "
+                f"(the photo has {pixels:.1f}): use ml or fast"
+            )
+        background: Any = choices.background
+        if background == "colour":
+            background = choices.hex_colour
+        elif background == "image":
+            background = cast(Upload, choices.background_image).read(megapixels).pixels
+        progress(0.1, "Matting")
+        matte = predictor.at_preset(choices.preset).predict(source)
+        is_empty = matte.is_empty
+        if choices.crop:
+            matte = matte.crop(_CROP_MARGIN)
+        progress(0.5, "Estimating foreground colours")
+        results = {
+            kind: matte.result(kind, background, cast(Any, choices.foreground)) for kind in KINDS
+        }
+        progress(0.7, "Writing")
+        return Result(
+            matte.image,
+            **results,
+            icc_profile=source.icc_profile,
+            metadata=source.metadata,
+            is_empty=is_empty,
         )
-    background: Any = choices.hex_colour if choices.background == "colour" else choices.background
-    if choices.background == "image":
-        background = cast(Upload, choices.picture).read(megapixels).pixels
-    progress(0.1, "Matting")
-    matte = predictor.at_preset(choices.preset).predict(image)
-    progress(0.5, "Estimating foreground colours")
-    results = {
-        kind: matte.result(kind, background, cast(Any, choices.foreground)) for kind in KINDS
-    }
-    progress(0.7, "Writing")
-    return Result(image=image, **results, icc_profile=picture.icc_profile)
 
 
-def _megapixels(path: Path) -> float:
-    """By the file's header, before memory is taken for its pixels; 0 where `read_image` will say
-    what is wrong."""
+def _megapixels(data: bytes) -> float:
+    """By the file's header, before memory is taken for its pixels; 0 where `decode` will say what
+    is wrong."""
     try:
-        with Image.open(path) as image:
+        with Image.open(BytesIO(data)) as image:
             return image.width * image.height / 1e6
     except Exception:  # damaged files make decoders raise nearly anything
         return 0

@@ -7,7 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from portraitmatting import PortraitmattingError, Predictor
+from portraitmatting.errors import PortraitmattingError
+from portraitmatting.predictor import Predictor
 from portraitmatting.web.job import CHOICES, Choices, Upload, matte_photo
 
 _LABELS = {
@@ -18,8 +19,6 @@ _LABELS = {
 _EXAMPLE_SUFFIXES = (".jpg", ".png")
 _WAITING = 32
 """Photos that may wait in the queue; further ones are told to come again."""
-_TALL = 620
-
 THEME = gr.themes.Default(
     primary_hue="teal",
     font=["system-ui", "sans-serif"],  # those of Gradio's own come from elsewhere
@@ -29,6 +28,15 @@ CSS = """
 .cut-out img { background: repeating-conic-gradient(#ccc 0 25%, #fff 0 50%) 0 0 / 20px 20px }
 .one-row .wrap { gap: 6px }
 .one-row label { padding: 6px }
+.layout { display: grid !important; gap: 16px; align-items: start;
+  grid-template: "photo slider views" auto "settings slider views" 1fr / 3fr 6fr 3fr }
+.layout > .photo { grid-area: photo } .layout > .slider { grid-area: slider }
+.layout > .views { grid-area: views } .layout > .settings { grid-area: settings }
+.layout .image-container img, .layout .slider-wrap { max-height: 75vh }
+@media (max-width: 1000px) { .layout { grid-template: "photo slider" auto "settings slider" auto
+  "views views" auto / 1fr 2fr } }
+@media (max-width: 640px) { .layout { grid-template: "photo" auto "slider" auto "settings" auto
+  "views" auto / minmax(0, 1fr) } }
 """
 
 
@@ -42,26 +50,29 @@ def build_page(
     of images to offer, if it is there.
     """
 
-    def make(photo: Any, chosen: tuple[Any, ...], progress: gr.Progress, previews: bool) -> Any:
-        """The paths of the previews, if asked for, and of the results."""
-        background, colour, image, preset, foreground = chosen
+    def make(
+        photo: Any, chosen: tuple[Any, ...], progress: gr.Progress, previews: bool
+    ) -> tuple[list[Path], bool]:
+        """The paths of the previews, if asked for, and of the results; whether nobody is there."""
+        background, colour, image, preset, foreground, crop = chosen
         # Whoever knows a file's address may fetch it: nobody should guess one.
         own = folder / secrets.token_hex(16)
         try:
             if photo is None:
                 raise PortraitmattingError("there is no photo: send one")
             upload = _upload(photo)
-            choices = Choices(background, colour, image and _upload(image), preset, foreground)
+            backdrop = image and _upload(image)
+            choices = Choices(background, colour, backdrop, preset, foreground, bool(crop))
             result = matte_photo(predictor, upload, choices, megapixels, progress)
             own.mkdir()
             shown = result.write_previews(own) if previews else []
-            return shown + result.write(own, upload.stem)
+            return shown + result.write(own, upload.stem), result.is_empty
         except BaseException as error:
             shutil.rmtree(own, ignore_errors=True)
             if isinstance(error, MemoryError):
-                error = PortraitmattingError("not enough memory for this photo: scale it down")
-            if isinstance(error, PortraitmattingError):
-                raise gr.Error(str(error), print_exception=False) from error
+                raise PortraitmattingError(
+                    "not enough memory for this photo: scale it down"
+                ) from error
             raise
 
     def matte(
@@ -71,18 +82,32 @@ def build_page(
         background_image: Any = None,
         preset: Any = "quality",
         foreground: Any = "ml",
+        crop: Any = False,
         progress: gr.Progress = gr.Progress(),  # noqa: B008  # how Gradio asks for it
     ) -> Any:
-        chosen = (background, colour, background_image, preset, foreground)
-        return make(photo, chosen, progress, previews=False)
+        chosen = (background, colour, background_image, preset, foreground, crop)
+        try:
+            paths, _ = make(photo, chosen, progress, previews=False)
+        except PortraitmattingError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        return paths
 
     def show(*values: Any, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
         photo, *chosen = values
+        nothing = *[None] * 3, *[gr.update(value=None, interactive=False)] * 3
         if photo is None:
-            return *[None] * 3, *[gr.update(value=None, interactive=False)] * 3
+            return nothing
         if chosen[0] == "image" and chosen[2] is None:
             return (gr.skip(),) * 6  # it will be given next
-        before, after, *others = make(photo, tuple(chosen), progress, previews=True)
+        try:
+            paths, is_empty = make(photo, tuple(chosen), progress, previews=True)
+        except PortraitmattingError as error:
+            # Not gr.Error: it would leave the results of the photo before where they are.
+            gr.Warning(str(error), duration=None, title="This cannot be used")
+            return nothing
+        if is_empty:
+            gr.Info("Nobody was found in this photo.", duration=None, title="Nobody there")
+        before, after, *others = paths
         files = [gr.update(value=path, interactive=True) for path in others[2:]]
         return (before, after), *others[:2], *files
 
@@ -97,11 +122,25 @@ def build_page(
             "stay on the machine that serves this page, for at most "
             f"{max(1, round(keep_seconds / 60))} minutes."
         )
-        with gr.Row():
-            with gr.Column(scale=3, min_width=390):
+        with gr.Row(elem_classes="layout"):
+            with gr.Column(elem_classes="photo", min_width=0):
                 photo = _image_box("Photo", height=260)
-                if found := sorted(p for p in examples.glob("*") if p.suffix in _EXAMPLE_SUFFIXES):
-                    gr.Examples([[str(p)] for p in found], photo, label="Examples")
+                if paths := sorted(p for p in examples.glob("*") if p.suffix in _EXAMPLE_SUFFIXES):
+                    gr.Examples([[str(p)] for p in paths], photo, label="Examples")
+            with gr.Column(elem_classes="slider", min_width=0):
+                slider = gr.ImageSlider(
+                    label="Before and after",
+                    type="filepath",
+                    interactive=False,
+                    buttons=["fullscreen"],
+                )
+                composite = gr.DownloadButton("Download composite", interactive=False)
+            with gr.Column(elem_classes="views", min_width=0):
+                matte_view = _view("Matte")
+                alpha = gr.DownloadButton("Download matte", interactive=False)
+                cut_out_view = _view("Cut-out", "cut-out")
+                rgba = gr.DownloadButton("Download cut-out", interactive=False)
+            with gr.Column(elem_classes="settings", min_width=0):
                 background = gr.Radio(
                     _named("background"), value="colour", label="Background", elem_classes="one-row"
                 )
@@ -110,23 +149,9 @@ def build_page(
                 with gr.Row():
                     preset = _menu("Preset", "preset", "quality")
                     foreground = _menu("Edge colours", "foreground", "ml")
-            with gr.Column(scale=6, min_width=480):
-                slider = gr.ImageSlider(
-                    label="Before and after",
-                    type="filepath",
-                    interactive=False,
-                    height=_TALL,
-                    max_height=_TALL,
-                    buttons=["fullscreen"],
-                )
-                composite = gr.DownloadButton("Download composite", interactive=False)
-            with gr.Column(scale=3, min_width=260):
-                matte_view = _view("Matte")
-                alpha = gr.DownloadButton("Download matte", interactive=False)
-                cut_out_view = _view("Cut-out", "cut-out")
-                rgba = gr.DownloadButton("Download cut-out", interactive=False)
+                crop = gr.Checkbox(False, label="Crop to the person")
         views, files = [slider, matte_view, cut_out_view], [alpha, rgba, composite]
-        inputs: list[Any] = [photo, background, colour, image, preset, foreground]
+        inputs: list[Any] = [photo, background, colour, image, preset, foreground, crop]
         one_at_a_time: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "network"}
         gr.on(
             [component.change for component in inputs],
@@ -173,7 +198,6 @@ def _view(label: str, css_class: str | None = None) -> gr.Image:
         label=label,
         type="filepath",
         interactive=False,
-        height=_TALL // 2 - 36,  # two of them with a button between are as high as the slider
         elem_classes=css_class,
         buttons=["fullscreen"],
     )
@@ -189,4 +213,9 @@ def _named(name: str) -> list[tuple[str, str]]:
 
 def _upload(sent: dict[str, Any]) -> Upload:
     path = Path(sent["path"])
-    return Upload(path, sent.get("orig_name") or path.name)
+    name = sent.get("orig_name") or path.name
+    try:
+        return Upload(path.read_bytes(), name)
+    except OSError as error:
+        stem = Upload(b"", name).stem
+        raise PortraitmattingError(f"{stem}: no longer on the server: send it again") from error
