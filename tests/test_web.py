@@ -32,7 +32,7 @@ from portraitmatting.checkpoint import CheckpointInfo, save_checkpoint
 from portraitmatting.compositing import composite, rgba
 from portraitmatting.images.pixels import to_dtype
 from portraitmatting.web.guard import Guard
-from portraitmatting.web.job import Choices, Upload, matte_photo
+from portraitmatting.web.job import KINDS, Choices, Upload, matte_photo
 from web_browser import ASTRONAUT, CHROMIUM, ROOT, give, open_page, wait_for_results
 
 pytest.importorskip("gradio")
@@ -50,12 +50,19 @@ def checkpoint(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(checkpoint, tmp_path_factory):
+def temporary(tmp_path_factory):
+    """Where the server keeps its files."""
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def server(checkpoint, temporary):
     """The address of the command's own server, in a process of its own."""
-    temporary = tmp_path_factory.mktemp("server")
     command = [sys.executable, "-m", "portraitmatting", "web", "--no-browser", "--device", "cpu"]
     command += ["--checkpoint", str(checkpoint), "--max-megabytes", "1", "--max-megapixels", "0.5"]
     environment = {**os.environ, "TMPDIR": str(temporary), "TEMP": str(temporary)}
+    # Loopback needs no proxy, so one that is in the environment must not matter.
+    environment |= {"HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9"}
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -89,8 +96,8 @@ def call(server):
 
 def expected(checkpoint, photo, folder, background="#ffffff", short_side=64, foreground="fast"):
     """The bytes of the three results, as the library makes them of the photo."""
-    picture = read_image(photo)
-    image = picture.pixels
+    source = read_image(photo)
+    image = source.pixels
     alpha = Predictor(load_model(checkpoint), short_side).predict(image).alpha
     colours = estimate_foreground(image, alpha, foreground)
     results = {
@@ -99,7 +106,7 @@ def expected(checkpoint, photo, folder, background="#ffffff", short_side=64, for
         "composite": composite(colours, alpha, background, image=image),
     }
     for kind, pixels in results.items():
-        write_image(folder / f"{kind}.png", pixels, picture.icc_profile)
+        write_image(folder / f"{kind}.png", pixels, source.icc_profile, source.metadata)
     return [(folder / f"{kind}.png").read_bytes() for kind in results]
 
 
@@ -211,6 +218,60 @@ def test_uploads_above_the_cap_and_other_addresses_are_refused(server, tmp_path)
     assert "default-src 'self'" in web.get(server).headers["content-security-policy"]
 
 
+def test_an_upload_that_breaks_off_leaves_nothing(server, temporary):
+    host, port = "127.0.0.1", int(server.rstrip("/").rpartition(":")[2])
+    mark = os.urandom(16)
+    form = b'--b\r\nContent-Disposition: form-data; name="files"; filename="p.png"\r\n\r\n' + mark
+    head = (
+        f"POST /gradio_api/upload HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 900000\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+    )
+    before = set(temporary.rglob("*"))
+    with socket.create_connection((host, port), 20) as connection:
+        connection.sendall(head.encode() + form + bytes(400_000))
+        time.sleep(0.5)
+    deadline = time.monotonic() + 20
+    while (left := set(temporary.rglob("*")) - before) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+
+
+def test_an_address_for_programs(server, checkpoint, tmp_path):
+    web = httpx.Client(timeout=120, trust_env=False)
+
+    def post(data=None, **fields):
+        files = {"image": ("a.jpg", ASTRONAUT.read_bytes() if data is None else data)}
+        return web.post(server + "api/matte", files=files, data=fields)
+
+    made = dict(zip(KINDS, expected(checkpoint, ASTRONAUT, tmp_path, "#008080"), strict=True))
+    for kind in KINDS:
+        answer = post(output=kind, colour="teal", foreground="fast")
+        assert answer.status_code == 200 and answer.headers["content-type"] == "image/png"
+        assert answer.content == made[kind]
+    assert "a-alpha.png" in post(output="alpha").headers["content-disposition"]
+    assert post(b"text").json()["detail"].startswith("a.jpg: text, not an image")
+    assert post(b"text").status_code == 422
+    assert post(colour="/etc/passwd").status_code == 422
+    assert post(preset="best").status_code == 422
+    assert post(bytes(2_100_000)).status_code == 413
+    schema = web.get(server + "api/openapi.json").json()
+    assert "/api/matte" in schema["paths"]
+    fields = schema["components"]["schemas"]["Body_matte_api_matte_post"]["properties"]
+    page = web.get(server + "api").text
+    assert all(f"<td>{name}<td>" in page for name in fields)
+
+
+def test_nobody_there_and_crops(tiny_predictor, photo, tmp_path):
+    write_image(tmp_path / "a.png", photo)
+    upload = Upload((tmp_path / "a.png").read_bytes(), "a.png")
+    result = matte_photo(tiny_predictor, upload, Choices(foreground="none"), 50, lambda *_: None)
+    matte = tiny_predictor.predict(photo)
+    assert result.is_empty == matte.is_empty
+    crop = Choices(foreground="none", crop=True)
+    cropped = matte_photo(tiny_predictor, upload, crop, 50, lambda *_: None)
+    assert np.array_equal(cropped.rgba, matte.crop(0.05).result("rgba", method="none"))
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_the_page_in_a_browser(server, checkpoint, tmp_path):
     pytest.importorskip("playwright")
@@ -221,6 +282,7 @@ def test_the_page_in_a_browser(server, checkpoint, tmp_path):
         page.get_by_role("option", name="Fast").click()
         give(page, bad)
         page.get_by_text("bad.jpg: text, not an image").wait_for()
+        page.get_by_label("Close").click()
         give(page, ASTRONAUT)
         wait_for_results(page)
 
@@ -242,6 +304,13 @@ def test_the_page_in_a_browser(server, checkpoint, tmp_path):
                 page.get_by_text(f"Download {what}").click()
             assert download.value.suggested_filename == f"astronaut-{kind}.png"
             assert Path(download.value.path()).read_bytes() == data
+        # A photo that cannot be used takes the results of the one before away, and is named once.
+        give(page, bad)
+        message = page.get_by_text("bad.jpg: text, not an image")
+        message.wait_for()
+        assert message.count() == 1
+        assert page.get_by_text("Download matte").is_disabled()
+        assert not page.locator("img[src*=preview-]").count()
         elsewhere = [
             url for url in page.requested if not url.startswith((server, "data:", "blob:"))
         ]

@@ -85,6 +85,7 @@ class Guard:
                     await _collect(receive, body)
                     await self.app(scope, _pieces(body, receive), _with_policy(send))
         except Refused as refusal:
+            await _drain(receive, 2 * self.max_bytes)
             await _answer(send, refusal)
 
     def _check_address(self, scope: Scope) -> None:
@@ -183,6 +184,16 @@ def _with_policy(send: Send) -> Send:
         await send(event)
 
     return sending
+
+
+async def _drain(receive: Receive, most: int) -> None:
+    """Take what is still to come, up to `most` bytes: to a connection that is closed while a
+    browser sends, the answer never gets through."""
+    more = True
+    while more and most > 0:
+        event = await receive()
+        most -= len(event.get("body", b""))
+        more = event.get("more_body", False)
 
 
 async def _answer(send: Send, refusal: Refused) -> None:
