@@ -74,6 +74,11 @@ class Guard:
             return
         try:
             self._check_address(scope)
+        except Refused as refusal:
+            await _drain(receive, 2 * self.max_bytes)
+            await _answer(send, refusal)
+            return
+        try:
             if scope["method"] != "POST":
                 await self.app(scope, receive, _with_policy(send))
             elif scope["path"] not in _UPLOADS:
@@ -85,7 +90,6 @@ class Guard:
                     await _collect(receive, body)
                     await self.app(scope, _pieces(body, receive), _with_policy(send))
         except Refused as refusal:
-            await _drain(receive, 2 * self.max_bytes)
             await _answer(send, refusal)
 
     def _check_address(self, scope: Scope) -> None:
