@@ -59,6 +59,7 @@ def temporary(tmp_path_factory):
 def server(checkpoint, temporary):
     """The address of the command's own server, in a process of its own."""
     command = [sys.executable, "-m", "portraitmatting", "web", "--no-browser", "--device", "cpu"]
+    command += ["--precision", "fp32"]
     command += ["--checkpoint", str(checkpoint), "--max-megabytes", "1", "--max-megapixels", "0.5"]
     environment = {**os.environ, "TMPDIR": str(temporary), "TEMP": str(temporary)}
     # Loopback needs no proxy, so one that is in the environment must not matter.
