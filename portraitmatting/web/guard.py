@@ -75,7 +75,7 @@ class Guard:
         try:
             self._check_address(scope)
         except Refused as refusal:
-            await _drain(receive, 2 * self.max_bytes)
+            await _drain(receive, 4 * self.max_bytes)
             await _answer(send, refusal)
             return
         try:
