@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from portraitmatting.steps import Estimate
 
 from portraitmatting.commands import webcam as command_line
 from portraitmatting.compositing import color
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.guided_filter import guided_upsample
 from portraitmatting.matte import Matte
+from portraitmatting.predictor import Estimate
 from portraitmatting.video import Frame, VideoError
 from portraitmatting.video import camera as camera_module
 from portraitmatting.video.backgrounds import live_backgrounds

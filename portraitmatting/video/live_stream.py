@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from portraitmatting.compositing import Background
 from portraitmatting.guided_filter import guided_upsample
 from portraitmatting.matte import Matte
-from portraitmatting.predictor import Predictor
-from portraitmatting.steps import Estimate
+from portraitmatting.predictor import Estimate, Predictor
 from portraitmatting.video.auto_size import AutoSize
 from portraitmatting.video.carrying import MatteCarrier
 from portraitmatting.video.reader import Frame
