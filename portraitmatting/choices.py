@@ -137,9 +137,9 @@ def parse_color(text: str) -> tuple[int, int, int]:
     from PIL import ImageColor
 
     try:
-        red, green, blue = ImageColor.getrgb(text)  # four values: a transparent one
-        if not all(0 <= channel <= 255 for channel in (red, green, blue)):
-            raise ValueError("out of range")
+        red, green, blue, *alpha = ImageColor.getrgb(text)
+        if alpha or not all(0 <= channel <= 255 for channel in (red, green, blue)):
+            raise ValueError("transparent, or out of range")
     except ValueError:
         raise PortraitmattingError(f"{text!r} is no colour: use #rrggbb or a name") from None
     return red, green, blue

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import cv2
 import torch
@@ -74,7 +75,8 @@ def is_faster_in_bf16() -> bool:
     True with AMX, and for AMD's with AVX512-BF16. Intel's with AVX512-BF16 but without AMX, as some
     virtual machines have it, were slower; without either, bf16 is emulated.
     """
-    processor = getattr(torch.cpu, "get_capabilities", dict)()  # not in every PyTorch
+    # Not in every PyTorch.
+    processor: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     of_amd = str(processor.get("cpu_name", "")).startswith("AMD")
     return bool(processor.get("amx_bf16") or (of_amd and processor.get("avx512_bf16")))
 
@@ -157,7 +159,7 @@ def explain_memory(message: str) -> Iterator[None]:
         raise PortraitmattingError(message) from error
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether PyTorch means that the device, or for the CPU the machine, has no memory left."""
     # MPS and the CPU say so in plain RuntimeErrors.
     words = (

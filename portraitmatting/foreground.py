@@ -141,7 +141,8 @@ def _fit_tiles(
         wanted[[0, -1]] = wanted[:, [0, -1]] = False
         index = torch.from_numpy(np.flatnonzero(wanted))
         pixels, levels = to_unit(image[outer]), alpha[outer]
-        fitted = fit_colors(*map(torch.from_numpy, (pixels, levels, first)), index).numpy()
+        tensors = [torch.from_numpy(array) for array in (pixels, levels, first)]
+        fitted = fit_colors(tensors[0], tensors[1], tensors[2], index).numpy()
         pixels.reshape(-1, 3)[index.numpy()] = fitted[:, :3]
         front = pixels[_STEPS:-_STEPS, _STEPS:-_STEPS][region[inner]]
         result[inner][region[inner]] = to_dtype(front, image.dtype)

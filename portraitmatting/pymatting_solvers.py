@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,15 +79,16 @@ def _load_or_explain(method: str) -> Solver:
             f"foreground method {method!r} needs pymatting: pip install pymatting, or use 'fast'"
         )
     try:
-        import numba
+        from numba import config
 
-        if numba.config.DISABLE_JIT:
+        settings: Any = config
+        if settings.DISABLE_JIT:
             raise RuntimeError("NUMBA_DISABLE_JIT is set: unset it")
         try:
             return _load(method)
         except Exception:
             # Most often numba has no folder for what it compiles, or cannot read or write there.
-            numba.config.CACHE_DIR = _private_folder()
+            settings.CACHE_DIR = _private_folder()
             return _load(method)
     except Exception as error:  # numba and llvmlite raise nearly anything
         reason = one_line(str(error).strip().partition("\n")[0]) or type(error).__name__

@@ -45,7 +45,7 @@ class ResultOptions:
 
     def settings(self, kind: str) -> str:
         """All that changes results of this kind, as one text."""
-        texts = [] if kind == "alpha" else [self.foreground]
+        texts: list[str] = [] if kind == "alpha" else [self.foreground]
         if kind == "composite":
             texts += [self.background, state_of(Path(self.background))]
         if self.crop is not None:

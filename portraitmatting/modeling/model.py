@@ -42,7 +42,11 @@ class ModelConfig:
         """The configuration that a checkpoint's metadata holds; raises `CheckpointError` for names
         or values that can be none of a network's."""
         try:
-            config = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            known: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in values.items()
+            }
+            config = cls(**known)
             for name, default in asdict(cls()).items():
                 value = getattr(config, name)
                 sizes = value if isinstance(default, tuple) else (value,)

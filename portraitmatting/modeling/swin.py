@@ -87,7 +87,7 @@ class WindowAttention(nn.Module):
 
     def position_bias(self) -> Tensor:
         """(1, heads, N, padded N)."""
-        index = self.relative_position_index
+        index: Tensor = self.relative_position_index  # type: ignore[assignment]
         bias = self.relative_position_bias_table.t().index_select(1, index.flatten())
         return bias.view(1, self.heads, *index.shape)
 

@@ -136,15 +136,16 @@ def reproducible(device: torch.device) -> Iterator[None]:
     """On the CPU, only kernels that give the same bits each time; GPUs keep their fast ones."""
     before = torch.are_deterministic_algorithms_enabled()
     warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    fills = torch.utils.deterministic.fill_uninitialized_memory
+    settings: Any = torch.utils.deterministic
+    fills = settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(before or device.type == "cpu", warn_only=warns)
     # Filling every new tensor takes time, and no kernel reads what it has not written.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    settings.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warns)
-        torch.utils.deterministic.fill_uninitialized_memory = fills
+        settings.fill_uninitialized_memory = fills
 
 
 class Interrupt:

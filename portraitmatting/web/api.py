@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, Response
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.images.encode import encode_image
 from portraitmatting.predictor import Predictor
-from portraitmatting.web.job import CHOICES, KINDS, Choices, Upload, matte_photo
+from portraitmatting.web.job import CHOICES, Choices, Upload, matte_photo
 
 
 def build_api(predictor: Predictor, megapixels: float) -> FastAPI:
@@ -27,11 +27,11 @@ def build_api(predictor: Predictor, megapixels: float) -> FastAPI:
     def matte(
         image: Annotated[UploadFile, File(description="The photo.")],
         output: Annotated[
-            Literal[KINDS],  # type: ignore[valid-type]
+            Literal["alpha", "rgba", "composite"],
             Form(description="The matte, the cut-out, or the person on the background."),
         ] = "rgba",
         background: Annotated[
-            Literal[CHOICES["background"]],  # type: ignore[valid-type]
+            Literal["colour", "blur", "checkerboard", "image"],
             Form(description="What a composite has behind the person."),
         ] = "colour",
         colour: Annotated[
@@ -41,11 +41,10 @@ def build_api(predictor: Predictor, megapixels: float) -> FastAPI:
             UploadFile | None, File(description="The background, if that is an image.")
         ] = None,
         preset: Annotated[
-            Literal[CHOICES["preset"]],  # type: ignore[valid-type]
-            Form(description="Time against quality."),
+            str, Form(description=f"Time against quality: {', '.join(CHOICES['preset'])}.")
         ] = "quality",
         foreground: Annotated[
-            Literal[CHOICES["foreground"]],  # type: ignore[valid-type]
+            Literal["ml", "fast", "cf", "none"],
             Form(description="How the person's colours are estimated."),
         ] = "ml",
         crop: Annotated[bool, Form(description="Cut to the person and a margin.")] = False,
@@ -53,7 +52,7 @@ def build_api(predictor: Predictor, megapixels: float) -> FastAPI:
         """An image to its matte, cut-out or composite: a PNG of the image's size and depth."""
         try:
             photo = _upload(image)
-            backdrop = background_image and _upload(background_image)
+            backdrop = _upload(background_image) if background_image else None
             choices = Choices(background, colour, backdrop, preset, foreground, crop)
             result = matte_photo(predictor, photo, choices, megapixels, lambda part, step: None)
             pixels = getattr(result, output)
