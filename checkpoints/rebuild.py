@@ -2,16 +2,18 @@
 """Make new weights the default: python checkpoints/rebuild.py WEIGHTS --facts FACTS.json
 
 Rebuilds the checkpoint file, its line in SHA256SUMS, the card in checkpoints/README.md and the
-README's images. WEIGHTS is whatever `load_model` reads; FACTS.json is described in
+README's image. WEIGHTS is whatever `load_model` reads; FACTS.json is described in
 `portraitmatting checkpoint convert --help`, and may be left out for a file of ours.
 """
 
 import argparse
 from pathlib import Path
 
+import cv2
 import numpy as np
+from PIL import Image
 
-from portraitmatting import Predictor, load_model, read_image, write_image
+from portraitmatting import Predictor, load_model
 from portraitmatting.checkpoint import DEFAULT, SUMS, describe, sha256
 from portraitmatting.checkpoint.load import convert
 from portraitmatting.cli import given, run
@@ -19,6 +21,7 @@ from portraitmatting.cli import given, run
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 CARD = HERE / "README.md"
+SHOWN, BEHIND, WIDTH = ("portrait_049.jpg", "portrait_080.jpg"), "#e9dccb", 1800
 BEGIN, END = "<!-- card -->\n", "<!-- end of card -->"
 
 
@@ -31,19 +34,18 @@ def write_card(path: Path) -> None:
     CARD.write_text(f"{before}{BEGIN}{table}{END}{after}", encoding="utf-8")
 
 
-def write_picture(target: Path) -> None:
-    """Each example beside its alpha matte, its cut-out and a composite over a blur of the scene."""
+def write_overview(target: Path) -> None:
+    """The README's image: photo, alpha matte and the person on another background."""
     predictor = Predictor(load_model())
     rows = []
-    for path in sorted((ROOT / "examples").glob("*.[jp][pn]g")):
-        matte = predictor.predict(read_image(path).pixels)
-        alpha = np.repeat(np.rint(matte.alpha * 255).astype(np.uint8)[..., None], 3, axis=2)
-        rows.append(
-            np.hstack(
-                [matte.image, alpha, matte.composite("checkerboard"), matte.composite("teal")]
-            )
-        )
-    write_image(target, np.vstack(rows))
+    for name in SHOWN:
+        matte = predictor.predict(ROOT / "examples" / name)
+        alpha = np.repeat(matte.result("alpha")[..., None], 3, axis=2)
+        row = np.hstack([matte.image, alpha, matte.composite(BEHIND)])
+        width, height = WIDTH, round(WIDTH * row.shape[0] / row.shape[1])
+        rows.append(cv2.resize(row, (width, height), interpolation=cv2.INTER_AREA))
+    # Not write_image, which would take a quality that a page need not load.
+    Image.fromarray(np.vstack(rows)).save(target, quality=88)
 
 
 def main() -> int:
@@ -56,7 +58,7 @@ def main() -> int:
     convert(options.weights, path, overwrite=True, **given(options, "facts", "storage"))
     (HERE / SUMS).write_text(f"{sha256(path)}  {path.name}\n")
     write_card(path)
-    write_picture(ROOT / "docs" / "examples.jpg")
+    write_overview(ROOT / "docs" / "examples.jpg")
     return 0
 
 
