@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,7 +16,8 @@ from portraitmatting.guided_filter import guided_upsample
 from portraitmatting.metrics import boundary_error, dtssd, mad
 from portraitmatting.video.backgrounds import live_backgrounds
 from portraitmatting.video.carrying import MatteCarrier
-from portraitmatting.video.live import run_live
+from portraitmatting.video.live_stream import LiveStream
+from portraitmatting.video.preview import Controls
 from portraitmatting.video.reader import Frame
 
 _COUNT = 48
@@ -27,17 +27,22 @@ _SHOWN = 2
 """Every second frame of the camera is displayed."""
 _SPEEDS = {"slow": 2, "fast": 8}
 """Pixels per frame at most."""
-_SECONDS = 20
+_SECONDS = 15
 
 Image = NDArray[np.uint8]
 Alpha = NDArray[np.float32]
 
 
-def live(predictor: Predictor, folder: Path) -> None:
-    """Errors of carried mattes, then the rates."""
-    print(f"\n{machine()}\n\n{predictor.at_preset('live')}\n")
+def carried(predictor: Predictor, folder: Path) -> None:
+    """Errors of carried mattes at the preset `live`."""
+    print(f"\n{predictor.at_preset('live')}\n")
     print(error_table(predictor.at_preset("live")), flush=True)
-    print(rate_table(predictor), flush=True)
+
+
+def live(predictor: Predictor, folder: Path) -> None:
+    """The rates of the preview."""
+    print(f"\n{machine()}; {predictor}\n")
+    rate_table(predictor)
 
 
 def error_table(predictor: Predictor) -> str:
@@ -52,12 +57,12 @@ def error_table(predictor: Predictor) -> str:
             seen = {t: _coarse(predictor, images[t]) for t in {0, *times}}
             # Begun at the last multiple of _LATE at which the network was free, and done by now.
             known = {t: (t - _LATE) // _LATE * _LATE for t in times}
-            carried = _carried(images, seen, known)
+            by_flow = _carried(images, seen, known)
             shown = {
                 methods[0]: [guided_upsample(images[t], seen[t]) for t in times],
                 methods[1]: [guided_upsample(images[k], seen[k]) for k in known.values()],
                 methods[2]: [guided_upsample(images[t], seen[known[t]]) for t in times],
-                methods[3]: [guided_upsample(images[t], carried[t]) for t in times],
+                methods[3]: [guided_upsample(images[t], by_flow[t]) for t in times],
             }
             right = [truths[t] for t in times]
             for method in methods:
@@ -123,31 +128,34 @@ class SimulatedCamera:
             yield Frame(image, index, Fraction(1) / Fraction(self._rate).limit_denominator(1000))
 
 
-def rate_table(predictor: Predictor, seconds: float = _SECONDS) -> str:
-    """Displayed frames, passes of the network and latency at 640x480, without a window."""
+def rate_table(predictor: Predictor, seconds: float = _SECONDS) -> None:
+    """Prints displayed frames, passes of the network and ages at 640x480, without a window, row by
+    row. Latency is from a frame's arrival until it could be shown; the network's age, how much
+    older the frame is that it saw last."""
     images = [image for image, _ in clip(people(count=0)["drawn"], 2, 60)]
-    rows = []
-    before = torch.get_num_threads(), cv2.getNumThreads()
+    titles = ("preset", "threads", "displayed per second", "network per second")
+    titles += ("latency, ms: median", "95 %", "age of the network's matte, ms: median", "95 %")
+    titles += ("matte, ms", "smoothing", "colours, background")
+    print(table(titles, []), end="", flush=True)
+    before = torch.get_num_threads()
     for preset in ("live", "fast", "quality"):
         for threads in (1, 2):
             torch.set_num_threads(threads)
+            controls = Controls(live_backgrounds())
             camera = SimulatedCamera(images, 30, seconds)
-            latencies: list[float] = []
-            camera_age = camera.age
-            camera.age = lambda f, a=camera_age, t=latencies: t.append(a(f)) or t[-1]  # type: ignore
-            timing = run_live(
-                camera,
-                predictor,
-                live_backgrounds(),
-                preset=preset,
-                window=False,  # type: ignore
-            )
-            parts = [f"{1000 * s / timing.frames:.0f}" for s in list(timing.parts.values())[:3]]
-            rates = f"{timing.frames / timing.elapsed:.1f}", f"{timing.mattes / timing.elapsed:.1f}"
-            typical = np.percentile(latencies, [50, 95])
-            late = f"{1000 * typical[0]:.0f}", f"{1000 * typical[1]:.0f}"
-            rows.append((preset, str(threads), *rates, *late, *parts))
-    torch.set_num_threads(before[0])
-    titles = ("preset", "threads", "displayed per second", "network per second")
-    titles += ("latency, ms: median", "95 %", "matte, ms", "smoothing", "colours, background")
-    return table(titles, rows)
+            stream = LiveStream(camera, predictor.at_preset(preset), controls)
+            ages, parts = [], []
+            began = time.perf_counter()
+            for matted in stream.frames():
+                rendering = time.perf_counter()
+                controls.render(matted)
+                drawn = time.perf_counter() - rendering
+                ages.append((camera.age(matted.frame), matted.age))
+                parts.append((matted.matting_seconds, matted.smoothing_seconds, drawn))
+            elapsed = time.perf_counter() - began
+            rates = [f"{count / elapsed:.1f}" for count in (len(ages), stream.passes)]
+            late = [f"{1000 * age:.0f}" for age in np.percentile(ages, [50, 95], axis=0).T.flat]
+            means = [f"{1000 * part:.0f}" for part in np.mean(parts, axis=0)]
+            row = (preset, str(threads), *rates, *late, *means)
+            print("| " + " | ".join(row) + " |", flush=True)
+    torch.set_num_threads(before)

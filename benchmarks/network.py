@@ -1,6 +1,7 @@
 """The network on this CPU: what its speed is made of, size by size.
 
     python -m benchmarks.network [--sizes 320x416 ...] [--repeats N] [--onnx FILE]
+    python -m benchmarks.network --batch 4         # images one by one against together
     python -m benchmarks.network --peaks FOLDER    # largest activations, as shares of fp16's range
 
 Each way adds one thing to the one before: the modules as PyTorch runs them; freed memory kept for
@@ -35,6 +36,7 @@ WAYS = {
 }
 """Name to whether freed memory is kept, whether oneDNN multiplies, and the precision."""
 ONNX = "onnxruntime"
+ONE_BY_ONE, TOGETHER = "one by one", "together"
 
 
 def main() -> None:
@@ -46,19 +48,23 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--onnx", metavar="FILE", help="a file of `portraitmatting export`, beside")
+    parser.add_argument("--batch", type=int, metavar="N", help="N images one by one, and together")
     parser.add_argument("--peaks", metavar="FOLDER", type=Path, help="of images, instead of times")
     options = parser.parse_args()
     if options.peaks:
         print(peaks(options.peaks))
         return
     ways = [*WAYS, ONNX] if options.onnx else list(WAYS)
+    if options.batch:
+        ways = [f"{way}, {each}" for way in ("oneDNN", "bf16") for each in (ONE_BY_ONE, TOGETHER)]
+    images = options.batch or 1
     print(machine(), end="\n\n")
-    titles = ("network, batch 1: median, memory after / peak", *ways)
+    titles = (f"{images} images: median, memory after / peak", *ways)
     print(table(titles, []), end="", flush=True)
     for size in options.sizes:
         say(size)
         height, width = map(int, size.split("x"))
-        measured = measure(ways, height, width, options.repeats, options.onnx)
+        measured = measure(ways, height, width, options.repeats, options.onnx, images)
         cells = [f"{seconds:.2f} s, {memory}" for seconds, memory in measured]
         print("| " + " | ".join([size, *cells]) + " |", flush=True)
 
@@ -88,14 +94,15 @@ def peaks(folder: Path) -> str:
 
 
 def measure(
-    ways: list[str], height: int, width: int, repeats: int, onnx: str | None
+    ways: list[str], height: int, width: int, repeats: int, onnx: str | None, images: int
 ) -> list[tuple[float, str]]:
     """Seconds and memory of each way."""
     context = multiprocessing.get_context("spawn")
     ends = []
     for way in ways:
         ours, theirs = context.Pipe()
-        context.Process(target=_serve, args=(theirs, way, height, width, onnx), daemon=True).start()
+        arguments = theirs, way, height, width, onnx, images
+        context.Process(target=_serve, args=arguments, daemon=True).start()
         ends.append(ours)
     seconds: list[list[float]] = [[] for _ in ways]
     for number in range(repeats + 1):
@@ -112,8 +119,11 @@ def measure(
 
 
 @torch.inference_mode()
-def _serve(end: Connection, way: str, height: int, width: int, onnx: str | None) -> None:
-    """In a process of its own: one pass, and its seconds, each time that it is asked."""
+def _serve(
+    end: Connection, way: str, height: int, width: int, onnx: str | None, images: int
+) -> None:
+    """In a process of its own: all images, and their seconds, each time that it is asked."""
+    way, _, each = way.partition(", ")
     keep, onednn, precision = WAYS.get(way, (False, False, None))
     if keep:
         keep_freed_memory()
@@ -121,11 +131,13 @@ def _serve(end: Connection, way: str, height: int, width: int, onnx: str | None)
     predictor = Predictor(load_model(onnx if way == ONNX else None), precision=precision)
     image = (torch.rand(height, width, 3) * 255).byte().numpy()
     predictor.short_side = min(height, width)
-    batch = [predictor.prepare(image)]
+    batch = [predictor.prepare(image)] * images
     assert batch[0].tensor.shape[1:] == (height, width)
+    batches = [batch] if each == TOGETHER else [[prepared] for prepared in batch]
     while end.recv():
         before = time.perf_counter()
-        predictor.estimate(batch)
+        for images_at_once in batches:
+            predictor.estimate(images_at_once)
         end.send(time.perf_counter() - before)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     now = pages * resource.getpagesize() / 1e6

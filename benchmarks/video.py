@@ -1,6 +1,7 @@
 """What video costs and how steady it is: the tables of docs/video.md.
 
-    python -m benchmarks.video [speed] [stability] [foreground] [memory] [outputs] [live]
+    python -m benchmarks.video [speed] [stability] [foreground] [memory] [outputs] [carried]
+        [live]
 
 Without a name, all of them. Everything is drawn (scenes.py), so that all truths are known.
 """
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.live import live
+from benchmarks.live import carried, live
 from benchmarks.scenes import BACKGROUNDS, draw_background, draw_person
 from portraitmatting import Predictor, load_model, read_image
 from portraitmatting.choices import PRESETS, preset_short_side
@@ -246,7 +247,7 @@ def _row(*cells: object) -> None:
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
-SECTIONS = {f.__name__: f for f in (speed, stability, foreground, memory, outputs, live)}
+SECTIONS = {f.__name__: f for f in (speed, stability, foreground, memory, outputs, carried, live)}
 
 
 def main() -> None:
