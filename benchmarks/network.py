@@ -141,7 +141,9 @@ def _serve(
         end.send(time.perf_counter() - before)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     now = pages * resource.getpagesize() / 1e6
-    end.send(f"{now:.0f} / {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB")
+    end.send(
+        f"{now:.0f} / {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6:.0f} MB"
+    )
 
 
 if __name__ == "__main__":
