@@ -6,8 +6,9 @@
 
 Each way adds one thing to the one before: the modules as PyTorch runs them; freed memory kept for
 the next pass; linear layers through oneDNN where that is the faster one; bf16. Every way has a
-process of its own. They take turns; a time is the median of the turns after the first. Memory is
-what the process holds afterwards, and the most it has held.
+process of its own. They take turns; times are medians of the turns after the first: by the clock,
+and of the process on all cores, which other work on the machine lengthens less. Memory is what the
+process holds afterwards, and the most it has held.
 """
 
 import argparse
@@ -59,14 +60,13 @@ def main() -> None:
         ways = [f"{way}, {each}" for way in ("oneDNN", "bf16") for each in (ONE_BY_ONE, TOGETHER)]
     images = options.batch or 1
     print(machine(), end="\n\n")
-    titles = (f"{images} images: median, memory after / peak", *ways)
+    titles = (f"{images} images: seconds, processor's, memory", *ways)
     print(table(titles, []), end="", flush=True)
     for size in options.sizes:
         say(size)
         height, width = map(int, size.split("x"))
         measured = measure(ways, height, width, options.repeats, options.onnx, images)
-        cells = [f"{seconds:.2f} s, {memory}" for seconds, memory in measured]
-        print("| " + " | ".join([size, *cells]) + " |", flush=True)
+        print("| " + " | ".join([size, *measured]) + " |", flush=True)
 
 
 @torch.inference_mode()
@@ -95,8 +95,8 @@ def peaks(folder: Path) -> str:
 
 def measure(
     ways: list[str], height: int, width: int, repeats: int, onnx: str | None, images: int
-) -> list[tuple[float, str]]:
-    """Seconds and memory of each way."""
+) -> list[str]:
+    """Seconds, seconds of processor and memory of each way."""
     context = multiprocessing.get_context("spawn")
     ends = []
     for way in ways:
@@ -104,7 +104,7 @@ def measure(
         arguments = theirs, way, height, width, onnx, images
         context.Process(target=_serve, args=arguments, daemon=True).start()
         ends.append(ours)
-    seconds: list[list[float]] = [[] for _ in ways]
+    seconds: list[list[tuple[float, float]]] = [[] for _ in ways]
     for number in range(repeats + 1):
         for end, times in zip(ends, seconds, strict=True):
             end.send(True)
@@ -114,7 +114,8 @@ def measure(
     results = []
     for end, times in zip(ends, seconds, strict=True):
         end.send(False)
-        results.append((statistics.median(times), end.recv()))
+        clock, processor = (statistics.median(column) for column in zip(*times, strict=True))
+        results.append(f"{clock:.2f}, {processor:.2f}, {end.recv()}")
     return results
 
 
@@ -135,10 +136,10 @@ def _serve(
     assert batch[0].tensor.shape[1:] == (height, width)
     batches = [batch] if each == TOGETHER else [[prepared] for prepared in batch]
     while end.recv():
-        before = time.perf_counter()
+        before = time.perf_counter(), time.process_time()
         for images_at_once in batches:
             predictor.estimate(images_at_once)
-        end.send(time.perf_counter() - before)
+        end.send((time.perf_counter() - before[0], time.process_time() - before[1]))
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     now = pages * resource.getpagesize() / 1e6
     end.send(
