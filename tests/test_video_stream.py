@@ -10,7 +10,7 @@ from portraitmatting.choices import preset_short_side
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.metrics import dtssd
 from portraitmatting.video import AutoSize, VideoBackground, VideoError, matte_stream
-from portraitmatting.video.pipeline import Newest
+from portraitmatting.video.camera import Newest
 from portraitmatting.video.smoothing import Smoother
 from video_samples import drawn_frame, tiny_predictor
 
