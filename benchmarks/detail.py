@@ -25,8 +25,7 @@ from benchmarks.scenes import BACKGROUNDS, draw_portrait
 from portraitmatting.checkpoint import load_model
 from portraitmatting.evaluate.benchmark import find_benchmark
 from portraitmatting.guided_filter import guided_upsample
-from portraitmatting.images.alpha import read_alpha
-from portraitmatting.images.files import read_image
+from portraitmatting.images.files import read_alpha, read_image
 from portraitmatting.metrics import grad, mad
 from portraitmatting.modeling.heads import fuse
 from portraitmatting.transforms import network_size, resize, to_source_size, to_tensor

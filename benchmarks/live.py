@@ -15,8 +15,7 @@ from portraitmatting import Predictor
 from portraitmatting.guided_filter import guided_upsample
 from portraitmatting.metrics import boundary_error, dtssd, mad
 from portraitmatting.video.backgrounds import live_backgrounds
-from portraitmatting.video.carrying import MatteCarrier
-from portraitmatting.video.live_stream import LiveStream
+from portraitmatting.video.live_stream import LiveStream, MatteCarrier
 from portraitmatting.video.preview import Controls
 from portraitmatting.video.reader import Frame
 

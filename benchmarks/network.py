@@ -24,9 +24,9 @@ import torch
 
 from benchmarks.timing import machine, say, table
 from portraitmatting import Predictor, load_model
-from portraitmatting.allocator import keep_freed_memory
+from portraitmatting.cli import keep_freed_memory
 from portraitmatting.images.files import list_images, read_image
-from portraitmatting.modeling import linear
+from portraitmatting.modeling import swin
 from portraitmatting.modeling.swin import SwinBlock
 
 WAYS = {
@@ -128,7 +128,7 @@ def _serve(
     keep, onednn, precision = WAYS.get(way, (False, False, None))
     if keep:
         keep_freed_memory()
-    linear._ONEDNN = linear._ONEDNN and onednn
+    swin._ONEDNN = swin._ONEDNN and onednn
     predictor = Predictor(load_model(onnx if way == ONNX else None), precision=precision)
     image = (torch.rand(height, width, 3) * 255).byte().numpy()
     predictor.short_side = min(height, width)

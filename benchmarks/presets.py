@@ -19,8 +19,7 @@ from tqdm import tqdm
 from portraitmatting import PRESETS, Predictor, load_model
 from portraitmatting.evaluate.benchmark import Benchmark, find_benchmark
 from portraitmatting.guided_filter import guided_upsample
-from portraitmatting.images.alpha import read_alpha
-from portraitmatting.images.files import read_image
+from portraitmatting.images.files import read_alpha, read_image
 from portraitmatting.metrics import grad, mad
 from portraitmatting.modeling.heads import fuse
 from portraitmatting.transforms import to_source_size, to_tensor

@@ -27,9 +27,9 @@ pytest.importorskip("ray.data")
 pa = pytest.importorskip("pyarrow")
 fsspec = pytest.importorskip("fsspec")
 
-from portraitmatting.distributed import cluster, job, worker  # noqa: E402
+from portraitmatting.distributed import cluster, worker  # noqa: E402
 from portraitmatting.distributed import run as run_module  # noqa: E402
-from portraitmatting.distributed.crash_counter import CrashCounter  # noqa: E402
+from portraitmatting.distributed.cluster import CrashCounter  # noqa: E402
 from portraitmatting.distributed.report import Report, Summary  # noqa: E402
 from portraitmatting.distributed.storage import find_storage  # noqa: E402
 
@@ -265,11 +265,11 @@ def handed_out(monkeypatch, tmp_path, told: Callable[[list], Iterator]) -> Summa
 
     # The images as they are handed out, without workers.
     monkeypatch.setattr(ray.data.Dataset, "map_batches", lambda self, *a, **k: self)
-    monkeypatch.setattr(job, "_rows", rows)
+    monkeypatch.setattr(run_module, "_rows", rows)
     place = find_storage(str(tmp_path))
     orders = SimpleNamespace(source=place, cores=1)
     with Report(place, Summary()) as report:
-        job.hand_out(todo, orders, 2, 0, report, progress=False)
+        run_module.hand_out(todo, orders, 2, 0, report, progress=False)
     return report.summary
 
 
@@ -296,12 +296,12 @@ def test_a_worker_that_cannot_start_is_one_line(two_cores, monkeypatch, tmp_path
         raise ray.exceptions.RayTaskError("f", message, RuntimeError("x"))
         yield
 
-    monkeypatch.setattr(job, "_rows", fails)
+    monkeypatch.setattr(run_module, "_rows", fails)
     place = find_storage(str(tmp_path))
     orders = SimpleNamespace(source=place, cores=1)
     todo = block("a.png").drop_columns("block")
     with Report(place, Summary()) as report, pytest.raises(PortraitmattingError) as caught:
-        job.hand_out(todo, orders, 2, 0, report, progress=False)
+        run_module.hand_out(todo, orders, 2, 0, report, progress=False)
     assert "cannot be started: ModuleNotFoundError: No module named 'timm': see" in str(
         caught.value
     )
@@ -336,7 +336,7 @@ def test_ctrl_c_keeps_the_rows_so_far(two_cores, monkeypatch, tmp_path):
 @pytest.mark.parametrize("count, workers", [(1, 8), (7, 2), (1000, 2), (9999, 3)])
 def test_blocks_hold_every_image_once_and_travel_light(count, workers):
     todo = block(*(f"{index:04}.jpg" for index in range(count))).drop_columns("block")
-    blocks = job._blocks(todo, workers)
+    blocks = run_module._blocks(todo, workers)
     assert pa.concat_tables(blocks).drop_columns("block").equals(todo)
     assert [set(part["block"].to_pylist()) for part in blocks] == [{i} for i in range(len(blocks))]
     assert len({len(part) for part in blocks[:-1]} | {len(blocks[0])}) == 1

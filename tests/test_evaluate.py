@@ -24,10 +24,10 @@ from portraitmatting.evaluate import (
     from_folder,
     from_predictor,
 )
-from portraitmatting.evaluate.bootstrap import bootstrap_interval, paired_p_value
 from portraitmatting.evaluate.contact_sheet import draw_contact_sheet, error_image
+from portraitmatting.evaluate.report import bootstrap_interval, paired_p_value
 from portraitmatting.evaluate.table import format_report
-from portraitmatting.images.alpha import read_alpha
+from portraitmatting.images.files import read_alpha
 from portraitmatting.trimap import draw_trimap, unknown_region
 
 SIZE = (24, 32)

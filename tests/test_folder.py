@@ -30,8 +30,8 @@ from portraitmatting.folder import pipeline as pipeline_module
 from portraitmatting.folder import plan as plan_module
 from portraitmatting.folder.job import Summary, matte_folder
 from portraitmatting.folder.journal import NAME, Journal
-from portraitmatting.folder.memory import Budget, available_memory, pixels_in_flight
 from portraitmatting.folder.names import folds_names
+from portraitmatting.folder.pipeline import Budget, available_memory, pixels_in_flight
 from portraitmatting.folder.plan import KINDS, plan_folder
 from portraitmatting.folder.results import ResultOptions
 from portraitmatting.foreground import METHODS

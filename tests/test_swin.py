@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from portraitmatting.modeling import linear
+from portraitmatting.modeling import swin
 from portraitmatting.modeling.swin import SwinBlock
 
 SIDES = st.integers(1, 8)
@@ -71,9 +71,9 @@ def test_paths_are_dropped_in_training_only():
 def test_linear_equals_pytorchs(monkeypatch, onednn, bias):
     if onednn and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         pytest.skip("this PyTorch has no oneDNN")
-    monkeypatch.setattr(linear, "_ONEDNN", onednn)
+    monkeypatch.setattr(swin, "_ONEDNN", onednn)
     torch.manual_seed(0)
-    layer, x = linear.Linear(8, 12, bias=bias), torch.randn(3, 4, 6, 8)
+    layer, x = swin.Linear(8, 12, bias=bias), torch.randn(3, 4, 6, 8)
     for cast in (torch.float32, torch.bfloat16):  # what is not fp32 is left to PyTorch
         layer, x = layer.to(cast), x.to(cast)
         with torch.inference_mode():

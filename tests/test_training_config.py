@@ -16,7 +16,7 @@ from portraitmatting.errors import PortraitmattingError
 from portraitmatting.modeling.model import ModelConfig, PortraitMatting
 from portraitmatting.training.config import Augment, DataSource, LossWeights, TrainConfig
 from portraitmatting.training.data import working_size
-from portraitmatting.training.deep_supervision import DeepSupervision
+from portraitmatting.training.losses import DeepSupervision
 from portraitmatting.training.optimiser import (
     PARTS,
     MovingAverage,

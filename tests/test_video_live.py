@@ -23,9 +23,8 @@ from portraitmatting.video import Frame, VideoError
 from portraitmatting.video import camera as camera_module
 from portraitmatting.video.backgrounds import live_backgrounds
 from portraitmatting.video.camera import Camera
-from portraitmatting.video.carrying import MatteCarrier
 from portraitmatting.video.live import Recorder, run_live
-from portraitmatting.video.live_stream import LiveStream
+from portraitmatting.video.live_stream import LiveStream, MatteCarrier
 from portraitmatting.video.preview import Controls, with_text
 from portraitmatting.video.stream import matte_stream
 from portraitmatting.video.window import Window

@@ -1,4 +1,7 @@
-"""Ray: start it on this machine or join a cluster, and count what it has room for."""
+"""Ray: start it here or join a cluster, count what it has room for, and count crashes.
+
+Imports no PyTorch, so that the actor that counts crashes starts without it.
+"""
 
 import logging
 import os
@@ -6,6 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # Ray would report each start to its makers.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -14,6 +18,34 @@ import ray
 from ray.data import DataContext
 
 from portraitmatting.errors import PortraitmattingError, one_line
+
+
+class CrashCounter:
+    """Counts how often something was begun and not ended.
+
+    Ray tries a block of images again as often as its worker dies; with an image that is the
+    reason for it (one that crashes a decoder, or takes all memory), for ever. Runs as a Ray
+    actor of its own.
+    """
+
+    def __init__(self) -> None:
+        self._begun: dict[str, int] = {}
+
+    def begin(self, key: str) -> int:
+        """How often that was begun before, without an end."""
+        before = self._begun.get(key, 0)
+        self._begun[key] = before + 1
+        return before
+
+    def end(self, key: str) -> None:
+        self._begun.pop(key, None)
+
+
+def start_crash_counter() -> Any:
+    """Ray's reference to a new `CrashCounter`, which occupies no core."""
+    endless = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+    actor: Any = endless(CrashCounter)
+    return actor.remote()
 
 
 @contextmanager

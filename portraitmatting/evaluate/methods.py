@@ -11,7 +11,7 @@ from portraitmatting.checkpoint.load import load_model
 from portraitmatting.checkpoint.registry import locate, sha256
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.evaluate.benchmark import Sample, index_by_name
-from portraitmatting.images.alpha import read_alpha
+from portraitmatting.images.files import read_alpha
 from portraitmatting.predictor import Predictor
 
 

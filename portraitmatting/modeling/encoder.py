@@ -6,8 +6,7 @@ from itertools import islice
 from timm.models.swin_transformer import PatchMerging as TimmPatchMerging
 from torch import Tensor, nn
 
-from portraitmatting.modeling.linear import Linear
-from portraitmatting.modeling.swin import swin_blocks
+from portraitmatting.modeling.swin import Linear, swin_blocks
 
 
 class PatchEmbed(nn.Module):

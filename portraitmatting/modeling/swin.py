@@ -1,4 +1,4 @@
-"""Swin blocks (Liu et al., ICCV 2021), padded as Portraitmatting pads them.
+"""Swin blocks (Liu et al., ICCV 2021), padded as Portraitmatting pads them, and linear layers.
 
 A map is padded at the bottom and right to whole windows first and rolled then, and the window
 never changes. timm's own block rolls before it pads, and shrinks the window on small maps: wherever
@@ -18,7 +18,39 @@ from timm.models.swin_transformer import (
 )
 from torch import Tensor, nn
 
-from portraitmatting.modeling.linear import Linear, is_recording
+
+class Linear(nn.Linear):
+    """`nn.Linear`, computed by oneDNN where that is faster than MKL, PyTorch's choice for fp32.
+
+    MKL keeps its AVX512 code for Intel's processors. With AVX2 it is the faster one everywhere.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if _ONEDNN and _infers_in_fp32_on_cpu(x):
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return super().forward(x)
+
+
+def is_recording() -> bool:
+    """Whether a graph is compiled, exported or traced, in which sizes may be symbols."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def _infers_in_fp32_on_cpu(x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not is_recording()
+    )
+
+
+_ONEDNN = (
+    torch.backends.mkldnn.is_available()
+    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
 
 
 class SwinBlock(nn.Module):

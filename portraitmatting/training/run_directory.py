@@ -86,7 +86,7 @@ class RunDirectory:
         return config
 
     def data(self) -> dict[str, Any] | None:
-        """What `data_record` made of the run's data; None for runs of earlier versions."""
+        """What `record_data` made of the run's data; None for runs of earlier versions."""
         return self._read_json(self.path / "data.json")
 
     @staticmethod

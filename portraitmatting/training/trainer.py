@@ -14,9 +14,8 @@ from portraitmatting.errors import PortraitmattingError
 from portraitmatting.modeling.model import PortraitMatting
 from portraitmatting.training.config import TrainConfig
 from portraitmatting.training.data import Batch, join
-from portraitmatting.training.deep_supervision import DeepSupervision
 from portraitmatting.training.init_weights import model_facts
-from portraitmatting.training.losses import matting_losses
+from portraitmatting.training.losses import DeepSupervision, matting_losses
 from portraitmatting.training.optimiser import (
     MovingAverage,
     ema_decay,
@@ -39,7 +38,7 @@ class NotFinite(PortraitmattingError):
 class Trainer:
     """The network with its coarse heads, its average, the optimiser, and the number of steps done.
 
-    It knows nothing of the network's insides: `optimiser` and `deep_supervision` do.
+    It knows nothing of the network's insides: `optimiser` and `DeepSupervision` do.
     """
 
     def __init__(
