@@ -113,7 +113,7 @@ def draw(found: dict[str, Scores], path: Path) -> None:
             axes.plot(parts, errors, style, label=f"{way} upsampling")
         for preset, part, error in zip(PRESETS, parts, errors, strict=True):
             axes.annotate(preset, (part, error), (0, -13), textcoords="offset points", ha="center")
-        axes.set(title=name, xlabel="time, of quality's", xlim=(0.2, 1.15))
+        axes.set(title=name, xlabel="time, as a part of quality's", xlim=(0.1, 1.15))
         axes.set_ylabel("MAD x 1000, unknown region")
         axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
         axes.grid(alpha=0.3)
