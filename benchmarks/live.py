@@ -35,7 +35,7 @@ Alpha = NDArray[np.float32]
 def carried(predictor: Predictor, folder: Path) -> None:
     """Errors of carried mattes at the preset `live`."""
     print(f"\n{predictor.at_preset('live')}\n")
-    print(error_table(predictor.at_preset("live")), flush=True)
+    error_table(predictor.at_preset("live"))
 
 
 def live(predictor: Predictor, folder: Path) -> None:
@@ -44,11 +44,12 @@ def live(predictor: Predictor, folder: Path) -> None:
     rate_table(predictor)
 
 
-def error_table(predictor: Predictor) -> str:
-    """MAD x1000, dtSSD x100 and boundary error in pixels of what is on the screen, at every
-    displayed frame's own time, against the true matte of that time."""
+def error_table(predictor: Predictor) -> None:
+    """Prints, clip by clip, MAD x1000, dtSSD x100 and boundary error in pixels of what is on the
+    screen, at every displayed frame's own time, against the true matte of that time."""
     methods = ("network on every frame", "waiting for it", "its last matte", "carried")
-    rows = []
+    titles = ("person", "motion", "matte", "MAD x1000", "dtSSD x100", "boundary, pixels")
+    print(table(titles, []), end="", flush=True)
     for name, person in people().items():
         for word, speed in _SPEEDS.items():
             images, truths = (list(p) for p in zip(*clip(person, speed, _COUNT), strict=True))
@@ -65,9 +66,8 @@ def error_table(predictor: Predictor) -> str:
             }
             right = [truths[t] for t in times]
             for method in methods:
-                rows.append((name, word, method, *_scores(shown[method], right)))
-    titles = ("person", "motion", "matte", "MAD x1000", "dtSSD x100", "boundary, pixels")
-    return table(titles, rows)
+                row = (name, word, method, *_scores(shown[method], right))
+                print("| " + " | ".join(row) + " |", flush=True)
 
 
 def _coarse(predictor: Predictor, image: Image) -> Alpha:
