@@ -28,7 +28,7 @@ from portraitmatting.device import (
     is_out_of_memory,
     one_thread,
 )
-from portraitmatting.errors import PortraitmattingError
+from portraitmatting.errors import ImageError, PortraitmattingError, one_line
 from portraitmatting.guided_filter import guided_upsample, guided_upsample_tensor
 from portraitmatting.images.decode import DecodedImage, decode, from_pillow
 from portraitmatting.images.files import read_image
@@ -90,7 +90,7 @@ def as_image(source: Source) -> DecodedImage:
     if isinstance(source, Image.Image):
         return from_pillow(source)
     if hasattr(source, "read"):
-        return decode(source.read())
+        return decode(_read_open(source))
     try:
         array = np.asarray(source)
     except (ValueError, TypeError, RuntimeError):  # ragged lists, tensors on a GPU
@@ -100,8 +100,25 @@ def as_image(source: Source) -> DecodedImage:
             "expected an image (a path, a file's bytes, a PIL image or an array HxW, HxWx3 or "
             f"HxWx4), got {type(source).__name__}"
         )
+    # Of another byte order where a file's bytes were taken as they are.
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     pixels, alpha = split_alpha(array)
     return DecodedImage(as_rgb(pixels), None, alpha)
+
+
+def _read_open(file: IO[bytes]) -> bytes:
+    """What is left of an open file; its name is not known for sure."""
+    try:
+        data: object = file.read()
+    except (OSError, ValueError) as error:  # ValueError: closed, or text that is none
+        reason = one_line(str(error)) or type(error).__name__
+        raise ImageError(f"the open file cannot be read ({reason}): give its path") from error
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise ImageError(
+            f'the open file gives {type(data).__name__}, not bytes: open it with "rb", or give its '
+            "path"
+        )
+    return bytes(data)
 
 
 class Predictor:
@@ -135,6 +152,11 @@ class Predictor:
     ) -> None:
         if model is None:
             model, device = load_model(), device or "auto"
+        if not isinstance(model, PortraitMatting | OnnxModel):
+            raise PortraitmattingError(
+                f"expected a model, got {type(model).__name__}: load_model(NAME) makes one of a "
+                "checkpoint"
+            )
         info = model.checkpoint
         if short_side is None:
             if info is None:

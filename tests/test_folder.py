@@ -179,6 +179,8 @@ def test_places_that_cannot_be(photos, output, tmp_path):
     assert "is the input folder too" in refusal(photos, tmp_path / "x" / ".." / "photos")
     output.write_bytes(b"")
     assert "is no folder" in refusal(photos, output)
+    fill(photos, "a.jpg")  # of one name: whether the output folds names is asked, where none can be
+    assert "is no folder" in refusal(photos, output)
 
 
 def test_results_never_overwrite_sources(photos, output, run):

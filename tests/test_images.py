@@ -522,3 +522,10 @@ def test_a_tree_of_any_depth_is_listed(tmp_path):
         while folder != tmp_path:
             folder.rmdir()
             folder = folder.parent
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "\ud800.png"])
+def test_names_that_no_file_can_have_are_refused(tmp_path, name):
+    with pytest.raises(ImageError, match="cannot be written"):
+        write_image(tmp_path / name, np.zeros((4, 4, 3), np.uint8))
+    assert not list(tmp_path.iterdir())

@@ -518,6 +518,38 @@ def test_what_is_no_image_is_named(predictor, source):
         assert "got NoneType" in str(caught.value)
 
 
+def test_open_files_that_give_no_bytes_are_named(predictor, tmp_path):
+    closed = io.BytesIO(b"")
+    closed.close()
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0\x00\x10")
+    with (
+        (tmp_path / "a.jpg").open(encoding="utf-8") as as_text,
+        (tmp_path / "new").open("wb") as to_write,
+    ):
+        for source in (closed, io.StringIO("text"), as_text, to_write):
+            with pytest.raises(PortraitmattingError, match=r"^the open file .+path$"):
+                predictor.predict(source)
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_pil_images_without_pixels_are_refused(predictor, mode, size):
+    with pytest.raises(PortraitmattingError, match="has no pixels"):
+        predictor.predict(Image.new(mode, size))
+
+
+def test_pixels_of_either_byte_order_are_the_same(predictor, photo):
+    deep = to_dtype(photo, np.uint16)
+    swapped = predictor.predict(deep.astype(deep.dtype.newbyteorder(">")))
+    np.testing.assert_array_equal(swapped.alpha, predictor.predict(deep).alpha)
+
+
+@pytest.mark.parametrize("model", ["portraitmatting_swint", 1, torch.nn.Linear(1, 1)])
+def test_what_is_no_model_is_refused(model):
+    with pytest.raises(PortraitmattingError, match="expected a model, got"):
+        Predictor(model, short_side=64)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("grey", [True, False])
 def test_what_is_transparent_stays_so(predictor, photo, dtype, grey):

@@ -1,5 +1,6 @@
 """Names of results: one for each image, also where the output's file system folds names."""
 
+import contextlib
 import os
 import secrets
 import unicodedata
@@ -72,7 +73,8 @@ def folds_names(folder: Path) -> bool:
     except OSError:  # cannot be written; which is told where it matters
         return False
     finally:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # below what is no folder
+            probe.unlink()
 
 
 def existing(folder: Path) -> Path:

@@ -80,8 +80,9 @@ def plan_single(
     (source,), (kind,) = sources, kinds
     suffix = f".{image_format or 'png'}" if output == PIPE else Path(output).suffix.lower()
     if suffix not in WRITABLE:
+        what = suffix or "a file without suffix"
         raise PortraitmattingError(
-            f"{name}: cannot write {suffix}: use {', '.join(sorted(WRITABLE))}"
+            f"{name}: cannot write {what}: use {', '.join(sorted(WRITABLE))}"
         )
     if image_format and _same(image_format) != _same(suffix.lstrip(".")):
         raise PortraitmattingError(f"{name}: is no {image_format}: leave --format out")

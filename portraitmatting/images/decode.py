@@ -224,6 +224,8 @@ def _decode_with_pillow(data: bytes, kind: str) -> Stored:
 def from_pillow(image: Image.Image) -> DecodedImage:
     """An image that Pillow has opened or made, as if it came from a file: upright, with its profile
     and transparency. Raises ImageError, one line, for what cannot be decoded."""
+    if not image.width or not image.height:
+        raise ImageError(f"the PIL image has no pixels: {image.width}x{image.height}")
     try:
         with _quiet():
             image.load()  # which turns some kinds, and then removes the orientation

@@ -75,8 +75,8 @@ def write_image(
             temporary.write_bytes(data)
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error.__cause__
-    except OSError as error:
-        reason = error.strerror or one_line(str(error))
+    except (OSError, UnicodeError, ValueError) as error:  # a name that the system does not take
+        reason = getattr(error, "strerror", None) or one_line(str(error))
         raise ImageError(f"{name}: cannot be written: {reason}: choose another output") from error
 
 
