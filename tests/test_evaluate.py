@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import math
+import os
 import sys
 
 import numpy as np
@@ -560,6 +561,26 @@ def test_command_line_mistakes_are_one_line(call, plain, checkpoint, arguments, 
     code, _, err = call(*(argument.format(**places) for argument in arguments))
     assert code == 2
     assert err.startswith("error: ") and message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--csv", "--json", "--contact-sheet"])
+@pytest.mark.parametrize("name", ["", "alpha/a.png/s.png", "s.gif"])
+def test_outputs_that_cannot_be_are_refused_before_the_work(call, plain, option, name):
+    if name == "s.gif" and option != "--contact-sheet":
+        return
+    code, out, err = call(plain, "--mattes", f"t={plain / 'alpha'}", option, plain / name)
+    assert code == 2 and not out
+    assert err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_names_that_are_no_unicode_are_reported(call, plain, tmp_path):
+    for folder in ("image", "alpha"):
+        (plain / folder / "c.png").rename(plain / folder / os.fsdecode(b"\xe9.png"))
+    outputs = ("--csv", tmp_path / "s.csv", "--json", tmp_path / "s.json")
+    sheet = ("--contact-sheet", tmp_path / "s.png")
+    assert call(plain, "--mattes", f"t={plain / 'alpha'}", *outputs, *sheet)[0] == 0
+    images = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))["images"]
+    assert os.fsdecode(b"\xe9") in {image["image"] for image in images}
 
 
 def test_checkpoints_may_be_named(checkpoint):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from portraitmatting import choices
+from portraitmatting.atomic import check_replaceable
 from portraitmatting.checkpoint.registry import check_source
 from portraitmatting.cli import FAILED, Parser, given, run
 from portraitmatting.commands.options import (
@@ -23,10 +24,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, call, exit code."""
     options = parser().parse_args(arguments)
-    outputs = (options.csv, options.json, options.contact_sheet)
-    for output in filter(None, outputs):
-        if not output.parent.is_dir():  # found now, not after an hour of scoring
-            raise PortraitmattingError(f"{output.parent}: no such folder: make it first")
+    _check_outputs(options)
     from portraitmatting.evaluate.benchmark import find_benchmark
 
     benchmark = find_benchmark(options.folder)
@@ -46,6 +44,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.contact_sheet and report.worst:
         write_image(options.contact_sheet, draw_contact_sheet(report.worst))
     return FAILED if report.failures or not report.rows else 0
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Now, not after an hour of scoring."""
+    for output in filter(None, (options.csv, options.json, options.contact_sheet)):
+        if not output.parent.is_dir():
+            raise PortraitmattingError(f"{output.parent}: no such folder: make it first")
+        try:
+            check_replaceable(output)
+        except OSError as error:
+            raise PortraitmattingError(
+                f"{output}: cannot be written ({error.strerror}): choose another place"
+            ) from error
+    sheet = options.contact_sheet
+    if sheet and sheet.suffix.lower().lstrip(".") not in choices.FORMATS:
+        known = ", ".join(f".{name}" for name in choices.FORMATS)
+        raise PortraitmattingError(f"{sheet}: no image file's name: use one of {known}")
 
 
 def _methods(options: argparse.Namespace) -> list["MattingMethod"]:

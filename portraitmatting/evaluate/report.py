@@ -157,7 +157,8 @@ def _without_nan(value: Any) -> Any:
 def _write(path: Path, text: str) -> None:
     try:
         with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="")
+            # Names of files need not be UTF-8; JSON reads what takes the place of such bytes.
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
     except OSError as error:
         raise PortraitmattingError(
             f"{path}: cannot be written ({error.strerror}): choose another place"
