@@ -136,6 +136,14 @@ def test_an_output_belongs_to_one_input(root, source, output):
     assert todo(other, output, overwrite=True) == {"b.png": "alpha rgba"}
 
 
+def test_a_mistyped_input_keeps_the_output_free(root, source, output):
+    mistyped = find_storage(f"{root}/mistyped")
+    mistyped.write("notes.txt", b"no image")
+    with pytest.raises(PortraitmattingError, match="no images found"):
+        todo(mistyped, output)
+    assert todo(source, output)
+
+
 def test_folders_of_results_are_no_inputs(source):
     for name in ".portraitmatting.jsonl", "alpha/a.png", "old/.portraitmatting/alpha":
         source.write(name, b"")

@@ -68,7 +68,7 @@ def scan(
     `settings` of each kind are recorded at the output; `overwrite` makes whatever is there count
     as out of date. Raises `PortraitmattingError` as `plan_folder` does.
     """
-    _record_input(source, output, overwrite)
+    is_new = overwrite or _check_input(source, output)
     since = {kind: _record(output, kind, settings[kind], overwrite) for kind in plan.kinds}
     folds = cache(lambda: output.folder is not None and folds_names(output.folder))
     chunks: list[pa.RecordBatch] = []
@@ -98,6 +98,9 @@ def scan(
         bar.update(len(images))
     if not count:
         raise PortraitmattingError(nothing_found(str(source), unread))
+    if is_new:  # not before: a mistyped input must not keep the right one from this output
+        with explained(output):
+            output.write(f"{RECORDS}/{_INPUT}", os.fsencode(_name(source)))
     todo = pa.Table.from_batches([*chunks, _batch(rows)], schema=TODO)
     return Scan(todo, count - todo.num_rows, unread)
 
@@ -107,20 +110,23 @@ def _batch(rows: list[tuple[bytes, bytes, str]]) -> pa.RecordBatch:
     return pa.record_batch(columns, schema=TODO)
 
 
-def _record_input(source: Storage, output: Storage, anew: bool) -> None:
-    """An output holds the results of one input, or one's would be taken for the other's."""
-    path = f"{RECORDS}/{_INPUT}"
-    name = os.path.realpath(source.folder) if source.folder is not None else source.url
+def _check_input(source: Storage, output: Storage) -> bool:
+    """Whether the output holds no input's results yet. Raises `PortraitmattingError` if it holds
+    another's, since one's would be taken for the other's."""
     with explained(output):
-        if not anew and _INPUT in output.changed(RECORDS):
-            earlier = os.fsdecode(output.read(path))
-            if earlier != name:
-                raise PortraitmattingError(
-                    f"{output}: holds the results of {one_line(earlier)}: choose another output, "
-                    "or overwrite them with --overwrite"
-                )
-            return
-        output.write(path, os.fsencode(name))
+        if _INPUT not in output.changed(RECORDS):
+            return True
+        earlier = os.fsdecode(output.read(f"{RECORDS}/{_INPUT}"))
+    if earlier != _name(source):
+        raise PortraitmattingError(
+            f"{output}: holds the results of {one_line(earlier)}: choose another output, or "
+            "overwrite them with --overwrite"
+        )
+    return False
+
+
+def _name(source: Storage) -> str:
+    return os.path.realpath(source.folder) if source.folder is not None else source.url
 
 
 def _record(output: Storage, kind: str, settings: str, anew: bool) -> float:
