@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -58,9 +59,16 @@ def temporary(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(checkpoint, temporary):
     """The address of the command's own server, in a process of its own."""
+    with serving(
+        checkpoint, temporary, "--max-megabytes", "1", "--max-megapixels", "0.5"
+    ) as address:
+        yield address
+
+
+@contextmanager
+def serving(checkpoint, temporary, *options):
     command = [sys.executable, "-m", "portraitmatting", "web", "--no-browser", "--device", "cpu"]
-    command += ["--precision", "fp32"]
-    command += ["--checkpoint", str(checkpoint), "--max-megabytes", "1", "--max-megapixels", "0.5"]
+    command += ["--precision", "fp32", "--checkpoint", str(checkpoint), *options]
     environment = {**os.environ, "TMPDIR": str(temporary), "TEMP": str(temporary)}
     # Loopback needs no proxy, so one that is in the environment must not matter.
     environment |= {"HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9"}
@@ -402,6 +410,18 @@ def test_closed_form_is_for_small_images(tmp_path, tiny_predictor):
     upload = Upload((tmp_path / "large.jpg").read_bytes(), "large.jpg")
     with pytest.raises(PortraitmattingError, match="use ml or fast"):
         matte_photo(tiny_predictor, upload, Choices(foreground="cf"), 50, lambda *_: None)
+
+
+def test_behind_a_proxy_on_a_path_every_address_is_the_proxy_s(checkpoint, tmp_path):
+    options = ["--root-path", "matte/", "--allowed-host", "Photos.Example"]
+    with serving(checkpoint, tmp_path, *options) as address:
+        asked = {"Host": "photos.example:8443", "X-Forwarded-Proto": "https"}
+        config = httpx.get(address + "config", headers=asked, timeout=60).json()
+        assert config["root"] == "https://photos.example:8443/matte"
+        assert httpx.get(address, headers=asked, timeout=60).status_code == 200
+        refused = httpx.get(address, headers={"Host": "other.example"}, timeout=60)
+        assert refused.status_code == 421
+        assert "--allowed-host other.example" in refused.json()["detail"]
 
 
 def test_calls_of_the_server_are_checked(capsys):

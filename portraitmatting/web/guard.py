@@ -96,7 +96,7 @@ class Guard:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get(b"host", "")
         name = host.rpartition(":")[0] if host[-1:].isdigit() and ":" in host else host
-        if self.hosts is not None and name not in self.hosts:
+        if self.hosts is not None and name.lower() not in self.hosts:
             raise Refused(421, f"this page is not for {host!r}: --allowed-host {name} allows it")
         method, path = scope["method"], scope["path"]
         if method == "POST" and path in _UPLOADS:

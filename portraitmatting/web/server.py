@@ -51,6 +51,8 @@ def serve(
     for unit, value in limits.items():
         if not 0 < value < 1e6:
             raise PortraitmattingError(f"{value:g} {unit}: use more than 0")
+    if root_path and "://" not in root_path:
+        root_path = "/" + root_path.strip("/")  # however it is written
     is_local = host in _LOOPBACK
     if not is_local:
         print(
@@ -92,7 +94,9 @@ def serve(
             run_history=False,
             enable_monitoring=False,
         )
-        hosts = LOCAL_HOSTS.union(allowed_host) if is_local or allowed_host else None
+        hosts = (
+            LOCAL_HOSTS.union(map(str.lower, allowed_host)) if is_local or allowed_host else None
+        )
         guarded = Guard(app, folder, max_bytes, hosts)
         config = uvicorn.Config(guarded, log_level="error", timeout_graceful_shutdown=1)
         name = f"[{host}]" if ":" in host else host
