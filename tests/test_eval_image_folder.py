@@ -381,6 +381,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(photos, checkpoint, 
     process = start(
         SCRIPT,
         *arguments,
+        *("--precision", "fp32"),  # as the run below, on every processor
         # The tests may run in the background of a shell that has it ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
