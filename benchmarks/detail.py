@@ -55,15 +55,15 @@ def main() -> None:
     for side in options.short_side or [model.checkpoint.working_short_side]:
         for name in [options.folder] if options.folder else BACKGROUNDS:
             scenes = read(name, options.count) if options.folder else draw(name)
-            found = []
+            outputs = []
             for image, truth in scenes:
                 size = network_size(*truth.shape, side)
                 coarse = resize(truth, size).clip(0, 1)
                 if options.network:
                     with torch.inference_mode():
                         coarse = fuse(*model(to_tensor(image, size)[None]))[0, 0].numpy()
-                found.append(measure(image, truth, coarse))
-            print(f"| {Path(name).name} at {side} | {row(np.mean(found, axis=0))} |", flush=True)
+                outputs.append(measure(image, truth, coarse))
+            print(f"| {Path(name).name} at {side} | {row(np.mean(outputs, axis=0))} |", flush=True)
 
 
 def draw(background: str) -> Scenes:

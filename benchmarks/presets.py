@@ -47,13 +47,13 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     model = load_model(options.checkpoint, "cpu")
-    found = {}
+    outputs = {}
     for folder in options.folders:
         scores = measure(find_benchmark(folder), model, options.count)
-        found[Path(folder).name] = scores
+        outputs[Path(folder).name] = scores
         print(f"\n{folder}, {len(scores['quality', 'guided'])} images\n\n{table(scores)}")
     if options.plot:
-        draw(found, options.plot)
+        draw(outputs, options.plot)
 
 
 @torch.inference_mode()
@@ -98,13 +98,13 @@ def table(scores: Scores) -> str:
     return "\n".join(lines)
 
 
-def draw(found: dict[str, Scores], path: Path) -> None:
+def draw(outputs: dict[str, Scores], path: Path) -> None:
     """One panel a folder: time against error, a line for each way back."""
     import matplotlib.pyplot as plt
 
     plt.rcParams["svg.hashsalt"] = "presets"  # the same numbers make the same file
-    figure, panels = plt.subplots(1, len(found), figsize=(4.6 * len(found), 3.4), squeeze=False)
-    for axes, (name, scores) in zip(panels[0], found.items(), strict=True):
+    figure, panels = plt.subplots(1, len(outputs), figsize=(4.6 * len(outputs), 3.4), squeeze=False)
+    for axes, (name, scores) in zip(panels[0], outputs.items(), strict=True):
         whole = scores["quality", "guided"][:, 2]
         for way, style in (("plain", "o--"), ("guided", "o-")):
             rows = [scores[preset, way] for preset in PRESETS]

@@ -96,8 +96,8 @@ def speed(predictor: Predictor, folder: Path) -> None:
                 times["smoothing"] = _time(lambda s=smoother, m=matted: s(m.image, m.alpha))
                 times["foreground"] = _time(lambda m=matted: m.foreground)
                 times["background"] = _time(matted.composite)
-                picture = matted.composite()
-                times["encoding"] = _time(lambda p=picture: writer.write(p))
+                pixels = matted.composite()
+                times["encoding"] = _time(lambda p=pixels: writer.write(p))
                 if index >= WARM_UP:
                     for part, seconds in times.items():
                         parts[name][part].append(1000 * seconds)
@@ -160,9 +160,9 @@ def foreground(predictor: Predictor, folder: Path) -> None:
             edge, clear = (alpha > 0) & (alpha < 1), (alpha >= 0.1) & (alpha < 1)
             for method in methods:
                 before = time.perf_counter()
-                found = estimate_foreground(image, alpha, method)
+                result = estimate_foreground(image, alpha, method)
                 times[method].append(1000 * (time.perf_counter() - before))
-                seen = np.abs(weight * found - person)
+                seen = np.abs(weight * result - person)
                 errors[method].append(
                     (
                         float(seen[edge].mean()),

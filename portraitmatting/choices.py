@@ -99,7 +99,7 @@ def check_precision(name: str) -> str:
 
 
 def check_background(text: str) -> str:
-    """`text`, if it is `BACKGROUND_SYNTAX`, as far as can be told without opening the file."""
+    """`text`, if it is `BACKGROUND_SYNTAX`, as far as can be known without opening the file."""
     parse_background_syntax(text)
     return text
 

@@ -42,14 +42,21 @@ def composite(
     image: NDArray[Any] | None = None,
     icc_profile: bytes | None = None,
 ) -> NDArray[Any]:
-    """foreground HxWx3 over a background by alpha HxW float in 0..1 -> HxWx3 of the foreground's
-    dtype (uint8 | uint16 | float in 0..1).
+    """Foreground over a background, alpha F + (1 - alpha) B in float, rounded last.
 
-    `background` is whatever `as_background` takes. One that looks at the scene, as a blur does,
-    needs the image itself as `image` (HxWx3); without it, it sees the foreground. `icc_profile` is
-    the foreground's: colours and images of a background are sRGB and converted into it.
-    alpha F + (1 - alpha) B in float, rounded last. Raises PortraitmattingError on other shapes
-    or ranges.
+    Args:
+        foreground: HxWx3, uint8 | uint16 | float in 0..1.
+        alpha: HxW float in 0..1.
+        background: whatever `as_background` takes.
+        image: HxWx3, the image itself, for a background that looks at the scene, as a blur does;
+            without it, that sees the foreground.
+        icc_profile: the foreground's; colours and images of a background are sRGB and converted
+            into it.
+
+    Returns:
+        HxWx3 of the foreground's dtype.
+
+    Raises PortraitmattingError on other shapes or ranges.
     """
     weight = check_alpha(foreground, alpha)[..., None]
     check_range(foreground, "foreground")

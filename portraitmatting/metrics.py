@@ -1,4 +1,4 @@
-"""How far a matte is from the truth, as the matting literature measures it.
+"""How far a matte is from the ground truth, as the matting literature measures it.
 
 Every function takes `(alpha, truth, mask=None)`: alpha and truth HxW float in [0, 1] of one size,
 mask HxW bool that selects the pixels to be scored (None: the whole image; the usual other choice

@@ -18,7 +18,7 @@ def draw_trimap(alpha: NDArray[np.floating], radius: float) -> NDArray[np.uint8]
 
     A pixel is foreground where all pixels within that distance are opaque, background where all
     are empty. "Opaque" and "empty" are what 8 bits can tell: less than half a grey level from 1
-    or 0. What lies beyond the frame is ignored.
+    or 0. What is beyond the frame is ignored.
     """
     if not radius >= 0:
         raise ImageError(f"trimap radius {radius} is negative: use 0 or more pixels")

@@ -41,7 +41,7 @@ def test_a_named_device_is_taken_as_named(machine):
 
 
 @pytest.mark.parametrize(
-    ("name", "gpus", "said"),
+    ("name", "gpus", "message"),
     [
         ("cuda", 0, "use cpu or auto"),
         ("cuda:0", 0, "use cpu or auto"),
@@ -54,9 +54,9 @@ def test_a_named_device_is_taken_as_named(machine):
         ("xpu", 0, "not supported"),
     ],
 )
-def test_a_missing_device_is_an_error_and_no_fallback(machine, name, gpus, said):
+def test_a_missing_device_is_an_error_and_no_fallback(machine, name, gpus, message):
     machine(gpus)
-    with pytest.raises(PortraitmattingError, match=said) as caught:
+    with pytest.raises(PortraitmattingError, match=message) as caught:
         choose_device(name)
     assert "\n" not in str(caught.value)
 
@@ -125,7 +125,7 @@ def test_descriptions(monkeypatch):
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
     ],
 )
-def test_running_out_of_memory_is_told_from_other_errors(error, expected):
+def test_running_out_of_memory_differs_from_other_errors(error, expected):
     assert is_out_of_memory(error) is expected
 
 

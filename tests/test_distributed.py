@@ -12,7 +12,7 @@ import cv2
 import pytest
 import torch
 
-from deadly_style import DeadlyStyle
+from deadly_results import DeadlyResults
 from portraitmatting import ModelConfig, PortraitMatting, PortraitmattingError, Predictor
 from portraitmatting.checkpoint import CheckpointInfo, load_model, save_checkpoint
 from portraitmatting.cli import FAILED, USAGE, run
@@ -129,8 +129,8 @@ def block(*sources: str) -> "pa.Table":
 
 def results(folder: Path) -> dict[str, bytes]:
     """Every file in the folders of results; a killed process may leave hidden ones behind."""
-    found = (path for kind in KINDS for path in (folder / kind).rglob("[!.]*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+    paths = (path for kind in KINDS for path in (folder / kind).rglob("[!.]*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -152,16 +152,16 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     matte_storage = run_module.matte_storage
 
     def deadly(source, output, plan, style, **options):
-        style = DeadlyStyle(style.foreground, style.background, width=106, mark=str(mark))
+        style = DeadlyResults(style.foreground, style.background, width=106, mark=str(mark))
         return matte_storage(source, output, plan, style, **options)
 
     monkeypatch.setattr(run_module, "matte_storage", deadly)
     options = ("--checkpoint", checkpoint, "--foreground", "none", "--preset", "fast")
     assert call(photos, output, *options) == FAILED
     assert mark.exists()
-    said = capsys.readouterr().out
-    assert "12 done, 0 skipped, 1 failed\n" in said
-    assert f"failed: {photos / 'x.y' / 'bad.png'}: text, not an image" in said
+    message = capsys.readouterr().out
+    assert "12 done, 0 skipped, 1 failed\n" in message
+    assert f"failed: {photos / 'x.y' / 'bad.png'}: text, not an image" in message
 
     plan = plan_folder(photos, tmp_path / "same", KINDS)
     matte_folder(plan, Predictor(load_model(checkpoint), preset="fast"), PLAIN)
@@ -249,19 +249,19 @@ def test_a_full_disk_stops_the_job(photos, workerlike, tmp_path, monkeypatch):
     assert report.summary.done == report.summary.failed == 0
 
 
-def handed_out(monkeypatch, tmp_path, told: Callable[[list], Iterator]) -> Summary:
-    """A job of 40 images whose workers say what `told` makes of true rows, block by block."""
+def handed_out(monkeypatch, tmp_path, report_of: Callable[[list], Iterator]) -> Summary:
+    """A job of 40 images whose workers say what `report_of` makes of true rows, block by block."""
     todo = block(*map(str, range(40))).drop_columns("block")
 
-    def rows(pictures) -> Iterator["pa.Table"]:
-        tables = (ray.get(ref) for ref in pictures.to_arrow_refs())
+    def rows(images) -> Iterator["pa.Table"]:
+        tables = (ray.get(ref) for ref in images.to_arrow_refs())
         made = []
         for given in tables:
             row = {"outcome": "done", "seconds": 0.5, "cpu_seconds": 0.25, "bytes_read": 1}
             row |= {"bytes_written": 1, "reason": "", "worker": "here:1"}
             rows = [{**row, **source} for source in given.to_pylist()]
             made.append(pa.Table.from_pylist(rows, worker.ROWS))
-        yield from told(made)
+        yield from report_of(made)
 
     # The images as they are handed out, without workers.
     monkeypatch.setattr(ray.data.Dataset, "map_batches", lambda self, *a, **k: self)

@@ -53,10 +53,10 @@ def todo(source: Storage, output: Storage, settings: str = "s", overwrite: bool 
     check_outputs(source, output, plan)
     given = dict.fromkeys(plan.kinds, settings)
     with tqdm(disable=True) as bar:
-        found = scan(source, output, plan, given, overwrite, bar)
-    rows = {os.fsdecode(row["source"]): row["kinds"] for row in found.todo.to_pylist()}
+        result = scan(source, output, plan, given, overwrite, bar)
+    rows = {os.fsdecode(row["source"]): row["kinds"] for row in result.todo.to_pylist()}
     listed = sum(len(images) for _, images in source.images(exclude=output))
-    assert len(rows) == len(found.todo) == listed - found.skipped
+    assert len(rows) == len(result.todo) == listed - result.skipped
     return rows
 
 
@@ -193,8 +193,8 @@ def test_stores_and_disks_list_the_same_images(tmp_path):
     memory.put(str(tmp_path), "memory://listed", recursive=True)
     elsewhere = find_storage("memory://out")
     for url in str(tmp_path), f"file://{tmp_path}", "memory://listed":
-        found = find_storage(url).images(exclude=elsewhere)
-        assert sorted(folder / name for folder, names in found for name in names) == list_images(
+        result = find_storage(url).images(exclude=elsewhere)
+        assert sorted(folder / name for folder, names in result for name in names) == list_images(
             tmp_path
         )
     memory.rm("/listed", recursive=True)

@@ -61,8 +61,8 @@ def call(*arguments: object) -> int | str | None:
 
 
 def files(folder: Path) -> set[str]:
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix() for path in found} - {".portraitmatting.jsonl"}
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix() for path in paths} - {".portraitmatting.jsonl"}
 
 
 def test_a_newcomers_call_gives_mattes_and_cut_outs(photos, checkpoint, capsys):
@@ -136,8 +136,8 @@ def test_options_left_out_are_left_to_the_library(photos, checkpoint, monkeypatc
 
 
 def actions() -> dict[str, object]:
-    found = parser()._actions
-    return {action.dest: action for action in found if action.dest != "help"}
+    actions = parser()._actions
+    return {action.dest: action for action in actions if action.dest != "help"}
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_full_disk_gives_exit_code_1(photos, checkpoint, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nowhere"], "nowhere: no such file or folder"),
         (["photos", "--format", "bmp"], "unknown format 'bmp'"),
@@ -198,12 +198,12 @@ def test_a_full_disk_gives_exit_code_1(photos, checkpoint, capsys, monkeypatch):
         (["photos", "--checkpoint", "nowhere.pth"], "nowhere.pth"),
     ],
 )
-def test_wrong_calls_are_one_line_and_exit_code_2(photos, capsys, arguments, said):
+def test_wrong_calls_are_one_line_and_exit_code_2(photos, capsys, arguments, message):
     assert call(*arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
     assert not Path("mattes").exists()
 

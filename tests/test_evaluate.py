@@ -93,18 +93,18 @@ def shifted(by):
         ),
     ],
 )
-def test_layouts_are_told_by_their_folders(tmp_path, parts, layout, trimap):
+def test_layouts_are_recognised_by_their_folders(tmp_path, parts, layout, trimap):
     for place, image, alpha in parts:
         fill(tmp_path / place, ["x2", "x10"], image, alpha, "trimap" if trimap else None)
     (tmp_path / "train" / "blurred_image").mkdir(parents=True)
-    found = find_benchmark(tmp_path)
-    assert found.layout.startswith(f"{layout}: ")
-    assert len(found.samples) == 2 * len(parts)
+    benchmark = find_benchmark(tmp_path)
+    assert benchmark.layout.startswith(f"{layout}: ")
+    assert len(benchmark.samples) == 2 * len(parts)
     for place, image, _ in parts:
-        assert (tmp_path / place / image / "x2.png") in [s.image for s in found.samples]
-    assert all(sample.truth.is_file() for sample in found.samples)
-    assert all((sample.trimap is not None) == trimap for sample in found.samples)
-    names = [sample.name for sample in found.samples]
+        assert (tmp_path / place / image / "x2.png") in [s.image for s in benchmark.samples]
+    assert all(sample.truth.is_file() for sample in benchmark.samples)
+    assert all((sample.trimap is not None) == trimap for sample in benchmark.samples)
+    names = [sample.name for sample in benchmark.samples]
     assert len(set(names)) == len(names)
 
 
@@ -235,7 +235,7 @@ def test_rows_hold_what_the_metrics_say(plain):
     assert unknown.scores["SAD"] < whole.scores["SAD"]
 
 
-def test_the_truth_scores_perfectly(plain):
+def test_the_ground_truth_scores_perfectly(plain):
     for row in evaluate(plain, [shifted(0)]).rows:
         assert row.scores == {name: 1 if name == "IoU" else 0 for name in metrics.METRICS}
 
@@ -397,14 +397,14 @@ def test_comparisons_are_second_minus_first_over_common_images(plain):
     for name, centre in (("a", 10), ("b", 14)):
         save(mattes / f"{name}.png", disc(centre))
     report = evaluate(plain, [shifted(100), from_folder("tool", mattes)])
-    found = {c.metric: c for c in report.comparisons()}
-    assert list(found) == list(metrics.METRICS)
+    comparisons = {c.metric: c for c in report.comparisons()}
+    assert list(comparisons) == list(metrics.METRICS)
     sad = {(row.method, row.image): row.scores["SAD"] for row in report.rows}
     gaps = [sad["tool", name] - sad["shifted 100", name] for name in "ab"]
-    assert found["SAD"].difference == pytest.approx(np.mean(gaps))
-    assert (found["SAD"].first, found["SAD"].second) == ("shifted 100", "tool")
-    assert found["SAD"].count == 2
-    assert found["SAD"].p_value == slow_p_value(gaps)
+    assert comparisons["SAD"].difference == pytest.approx(np.mean(gaps))
+    assert (comparisons["SAD"].first, comparisons["SAD"].second) == ("shifted 100", "tool")
+    assert comparisons["SAD"].count == 2
+    assert comparisons["SAD"].p_value == slow_p_value(gaps)
     means = {(m.method, m.metric): m for m in report.means()}
     assert means["shifted 100", "SAD"].count == 3
     assert means["tool", "SAD"].mean == pytest.approx(np.mean([sad["tool", n] for n in "ab"]))
@@ -480,8 +480,8 @@ def test_a_failed_matte_has_its_place_on_the_sheet(plain):
 
 
 def test_errors_are_red_for_too_much_and_blue_for_too_little():
-    picture = error_image(np.array([[1.0, 0.0, 0.5]]), np.array([[0.0, 1.0, 0.5]]))
-    red, blue, white = picture[0].astype(int)
+    image = error_image(np.array([[1.0, 0.0, 0.5]]), np.array([[0.0, 1.0, 0.5]]))
+    red, blue, white = image[0].astype(int)
     assert red[0] > red[2] and blue[2] > blue[0] and white.tolist() == [255, 255, 255]
 
 

@@ -137,9 +137,9 @@ def test_folders_take_it_as_a_checkpoint(exported, photo, tmp_path, capsys):
     call = [str(tmp_path / "in"), str(tmp_path / "out"), "--checkpoint", str(exported)]
     assert eval_image_folder.main([*call, "--output", "alpha"]) == 0
     assert "onnxruntime on cpu" in capsys.readouterr().err
-    found = read_image(tmp_path / "out/alpha/a.png").pixels
+    outputs = read_image(tmp_path / "out/alpha/a.png").pixels
     expected = Predictor(load_model(exported)).predict(photo).alpha
-    assert np.abs(found[..., 0] / 255 - expected).max() <= 0.51 / 255
+    assert np.abs(outputs[..., 0] / 255 - expected).max() <= 0.51 / 255
 
 
 def test_running_out_of_memory_halves_the_batch(onnx_model, photo, monkeypatch):
@@ -162,28 +162,28 @@ class WrongInside(PortraitMatting):
     """Whose graph holds at one size only."""
 
     def forward(self, image):
-        found = super().forward(image)
+        outputs = super().forward(image)
         if not torch.jit.is_tracing():
-            return found
-        return Prediction(interpolate(found.alpha, size=(64, 96)), found.trimap_logits)
+            return outputs
+        return Prediction(interpolate(outputs.alpha, size=(64, 96)), outputs.trimap_logits)
 
 
 class WrongValues(PortraitMatting):
     def forward(self, image):
-        found = super().forward(image)
+        outputs = super().forward(image)
         if not torch.jit.is_tracing():
-            return found
-        return Prediction(found.alpha + 0.01, found.trimap_logits)
+            return outputs
+        return Prediction(outputs.alpha + 0.01, outputs.trimap_logits)
 
 
-@pytest.mark.parametrize(("kind", "said"), [(WrongInside, "by 1"), (WrongValues, "by 0.01")])
-def test_a_file_that_fails_its_proof_is_not_left(tmp_path, kind, said):
+@pytest.mark.parametrize(("kind", "message"), [(WrongInside, "by 1"), (WrongValues, "by 0.01")])
+def test_a_file_that_fails_its_proof_is_not_left(tmp_path, kind, message):
     config = {**vars(SMALL), "depths": (1, 1, 1, 1)}
     wrong = kind(ModelConfig(**config)).eval()
     wrong.checkpoint = INFO
     before = tmp_path / "x.onnx"
     before.write_bytes(b"an earlier one")
-    with pytest.raises(PortraitmattingError, match=f"another alpha.*{said}"):
+    with pytest.raises(PortraitmattingError, match=f"another alpha.*{message}"):
         export_onnx(before, wrong, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
     assert before.read_bytes() == b"an earlier one"
@@ -192,14 +192,14 @@ def test_a_file_that_fails_its_proof_is_not_left(tmp_path, kind, said):
 def test_calls_that_are_refused_before_any_work(model, tmp_path):
     there = tmp_path / "there.onnx"
     there.touch()
-    for said, call in {
+    for message, call in {
         "ends in .onnx": (tmp_path / "x.pt", model),
         "--overwrite": (there, model),
         "in fp32, fp16": (tmp_path / "x.onnx", model, "int8"),
         "no checkpoint": (tmp_path / "x.onnx", PortraitMatting(SMALL)),
         "cannot be written": (tmp_path / "no" / "x.onnx", model),
     }.items():
-        with pytest.raises(PortraitmattingError, match=said):
+        with pytest.raises(PortraitmattingError, match=message):
             export_onnx(*call)
     assert list(tmp_path.iterdir()) == [there]
 
@@ -222,7 +222,7 @@ def unlabelled(path: Path, exported: Path, text: str | None = None) -> None:
 
 def test_files_that_are_not_ours(exported, tmp_path):
     path = tmp_path / "x.onnx"
-    for write, said in [
+    for write, message in [
         (lambda: None, "no such file"),
         (lambda: path.write_bytes(b""), "not an ONNX file"),
         (lambda: path.write_bytes(b"<html>not found</html>"), "not an ONNX file"),
@@ -232,7 +232,7 @@ def test_files_that_are_not_ours(exported, tmp_path):
         (lambda: unlabelled(path, exported, "{}"), "cannot be understood"),
     ]:
         write()
-        with pytest.raises(PortraitmattingError, match=said) as caught:
+        with pytest.raises(PortraitmattingError, match=message) as caught:
             load_model(path)
         assert "\n" not in str(caught.value)
         assert str(path) in str(caught.value)
@@ -307,7 +307,7 @@ class Runtime:
         return self._session(path, options, providers=[CPU])
 
 
-def test_a_gpu_that_does_not_start_is_told(exported, monkeypatch):
+def test_a_gpu_that_does_not_start_is_reported(exported, monkeypatch):
     monkeypatch.setattr("portraitmatting.onnx_model._onnxruntime", Runtime)
     with pytest.raises(PortraitmattingError, match="could not start its CUDA"):
         load_model(exported, "cuda")
@@ -324,7 +324,7 @@ class LostLibrary(Runtime):
         return super().InferenceSession(path, options, providers)
 
 
-def test_why_a_gpu_does_not_start_is_told(exported, monkeypatch, capsys, caplog):
+def test_why_a_gpu_does_not_start_is_reported(exported, monkeypatch, capsys, caplog):
     monkeypatch.setattr("portraitmatting.onnx_model._onnxruntime", LostLibrary)
     with pytest.raises(PortraitmattingError, match=r"could not start its CUDA.*libcublas\.so\.12"):
         load_model(exported, "cuda")
@@ -371,10 +371,10 @@ def test_weights_that_overflow_in_fp16_are_not_exported(model, tmp_path):
 def test_without_onnx_or_onnxruntime_one_line_says_what_to_install(exported, model, monkeypatch):
     for module in ("onnx", "onnxruntime"):
         monkeypatch.setitem(sys.modules, module, None)
-    said = r'pip install -e "\.\[onnx\]"'
-    with pytest.raises(PortraitmattingError, match=said):
+    message = r'pip install -e "\.\[onnx\]"'
+    with pytest.raises(PortraitmattingError, match=message):
         load_model(exported)
-    with pytest.raises(PortraitmattingError, match=said):
+    with pytest.raises(PortraitmattingError, match=message):
         export_onnx(exported.with_name("new.onnx"), model)
     assert not exported.with_name("new.onnx").exists()
 

@@ -77,8 +77,8 @@ def fill(folder: Path, *names: str) -> None:
 
 def files(folder: Path) -> set[str]:
     """All there is below a folder, save the journal; temporary files too."""
-    found = (path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
-    return {path.relative_to(folder).as_posix() for path in found}
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
+    return {path.relative_to(folder).as_posix() for path in paths}
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_formats_that_cannot_hold_what_is_asked(photos, output):
     assert plan_folder(photos, output, ["alpha", "alpha"], ".JPG").kinds == ("alpha",)
 
 
-def test_links_are_followed_once_and_broken_ones_told(photos, output, run):
+def test_links_are_followed_once_and_broken_ones_reported(photos, output, run):
     fill(photos, "sub/a.png")
     (photos / "sub" / "loop").symlink_to(photos, target_is_directory=True)
     (photos / "again.png").symlink_to(photos / "sub" / "a.png")
@@ -249,10 +249,10 @@ def test_every_kind_in_one_run(photos, output, predictor, run, image_format, bit
             "rgba": image * alpha + (1 - alpha),  # as read_image lays it over white
         }
         for kind in kinds:
-            found = read_image(output / kind / f"{name}.{image_format}").pixels
-            assert found.dtype == depth
+            outputs = read_image(output / kind / f"{name}.{image_format}").pixels
+            assert outputs.dtype == depth
             np.testing.assert_allclose(
-                found / np.iinfo(depth).max, expected[kind], atol=slack / 255
+                outputs / np.iinfo(depth).max, expected[kind], atol=slack / 255
             )
     if image_format != "jpg":
         with Image.open(output / "alpha" / f"eight.{image_format}") as alpha_file:
@@ -309,7 +309,7 @@ def broken(folder: Path) -> None:
     (folder / "noise.tiff").write_bytes(bytes(range(256)))
 
 
-def test_unusual_files_are_read_and_broken_ones_told(photos, output, run):
+def test_unusual_files_are_read_and_broken_ones_reported(photos, output, run):
     unusual(photos)
     broken(photos)
     summary = run("alpha", "foreground")
@@ -338,7 +338,7 @@ def test_odd_names(photos, output, run):
     assert run().skipped == len(names)
 
 
-def test_an_unreadable_file_is_told(photos, run, monkeypatch):
+def test_an_unreadable_file_is_reported(photos, run, monkeypatch):
     fill(photos, "a.png", "b.png")
     read_bytes = Path.read_bytes
 
@@ -391,7 +391,7 @@ def test_every_method_works_and_leaves_pytorch_its_threads(photos, output, run, 
         ),
     ],
 )
-def test_an_image_that_defeats_the_foreground_is_told(photos, output, run, monkeypatch, error):
+def test_an_image_that_defeats_the_foreground_is_reported(photos, output, run, monkeypatch, error):
     def estimate(image, *_):
         if image.shape == (30, 30, 3):
             raise error
@@ -529,14 +529,14 @@ def test_results_do_not_depend_on_workers(photos, tmp_path, model):
     shapes = [(20, 24), (33, 70), (64, 48), (90, 90), (24, 20), (50, 40)]
     for index, shape in enumerate(shapes):
         write_image(photos / f"{index}.png", pixels(shape, np.uint16, seed=index))
-    found = []
+    outputs = []
     for workers in (1, 2, 8):
         plan = plan_folder(photos, tmp_path / str(workers), KINDS)
         summary = matte_folder(plan, Predictor(model, 64), ResultOptions("fast"), workers=workers)
         assert summary == Summary(done=6)
-        found.append({name: (plan.output / name).read_bytes() for name in files(plan.output)})
-    assert len(found[0]) == 24
-    assert found[0] == found[1] == found[2]
+        outputs.append({name: (plan.output / name).read_bytes() for name in files(plan.output)})
+    assert len(outputs[0]) == 24
+    assert outputs[0] == outputs[1] == outputs[2]
 
 
 def test_progress_is_reported(photos, run):
@@ -638,8 +638,8 @@ def test_batches_are_batches(photos, output, predictor, run, monkeypatch):
     assert run(batch_size=4).done == 12
     wide, high = (3, 32, 64), (3, 64, 32)
     assert sorted(batches) == sorted([(4, *wide), (4, *wide), (1, *wide), (3, *high)])
-    found = read_image(output / "alpha" / "wide8.png").pixels[..., 0] / 255
-    np.testing.assert_allclose(found, expected, atol=0.6 / 255)
+    outputs = read_image(output / "alpha" / "wide8.png").pixels[..., 0] / 255
+    np.testing.assert_allclose(outputs, expected, atol=0.6 / 255)
 
 
 def test_images_do_not_wait_for_company_for_ever(photos, run, monkeypatch):
@@ -698,7 +698,7 @@ def test_a_batch_size_of_nothing_is_refused(photos, run):
             run(**wrong)
 
 
-def test_an_image_too_large_for_memory_is_told_and_the_others_go_on(photos, run, monkeypatch):
+def test_an_image_too_large_for_memory_is_reported_and_the_others_go_on(photos, run, monkeypatch):
     fill(photos, "a.png", "b.png")
     write_image(photos / "long.png", pixels((10, 40)))
     forward = PortraitMatting.forward
@@ -895,7 +895,7 @@ def test_an_output_that_cannot_be_made_is_one_error(photos, tmp_path, predictor)
         matte_folder(plan, predictor, PLAIN)
 
 
-def test_a_result_that_has_no_place_is_told(photos, output, run):
+def test_a_result_without_a_folder_is_reported(photos, output, run):
     fill(photos, "a.png", "sub/b.png")
     (output / "alpha").mkdir(parents=True)
     (output / "alpha" / "sub").write_bytes(b"")

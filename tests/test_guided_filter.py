@@ -79,9 +79,9 @@ def test_it_is_what_the_formula_says(scene):
 def test_tensors_get_the_same(scene):
     image, _, coarse = scene
     tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
-    found = guided_upsample_tensor(tensor, torch.from_numpy(coarse)[None, None])
-    assert found.shape == (1, 1, 150, 110)
-    np.testing.assert_allclose(found[0, 0], guided_upsample(image, coarse), atol=1e-4)
+    outputs = guided_upsample_tensor(tensor, torch.from_numpy(coarse)[None, None])
+    assert outputs.shape == (1, 1, 150, 110)
+    np.testing.assert_allclose(outputs[0, 0], guided_upsample(image, coarse), atol=1e-4)
 
 
 @pytest.mark.parametrize("tile", [7, 64, 149])
@@ -95,9 +95,9 @@ def test_tiles_leave_no_seams(scene, tile):
 def test_all_depths_get_nearly_the_same(scene, dtype):
     image, _, coarse = scene
     top = np.iinfo(dtype).max
-    found = guided_upsample(np.rint(image * top).astype(dtype), coarse)
-    assert found.dtype == np.float32
-    assert np.abs(found - guided_upsample(image, coarse)).mean() < 2e-3
+    outputs = guided_upsample(np.rint(image * top).astype(dtype), coarse)
+    assert outputs.dtype == np.float32
+    assert np.abs(outputs - guided_upsample(image, coarse)).mean() < 2e-3
 
 
 def test_where_the_matte_is_certain_so_is_the_result(rng):

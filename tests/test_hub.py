@@ -58,13 +58,13 @@ def test_the_hub_can_read_what_lies_beside_the_weights(tmp_path, tiny_model):
 
     tiny_model.checkpoint = INFO
     tiny_model.save_pretrained(tmp_path)
-    told = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-    assert told.pop("checkpoint") == asdict(INFO)
-    assert told == json.loads(json.dumps(asdict(ModelConfig.tiny())))
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert config.pop("checkpoint") == asdict(INFO)
+    assert config == json.loads(json.dumps(asdict(ModelConfig.tiny())))
     card = ModelCard.load(tmp_path / "README.md")
     assert (card.data.license, card.data.library_name) == ("other", "portraitmatting")
-    for said in ("| licence | none at all |", "| working short side | 96 |", "| score | 0.25 |"):
-        assert said in card.text
+    for message in ("| licence | none at all |", "| working short side | 96 |", "| score | 0.25 |"):
+        assert message in card.text
 
 
 def test_only_the_one_file_speaks(tmp_path, tiny_model):

@@ -239,7 +239,7 @@ def test_dtssd_weighs_each_step_alike():
 
 
 @pytest.mark.parametrize("name", metrics.METRICS)
-def test_the_truth_itself_scores_perfectly(name):
+def test_the_ground_truth_itself_scores_perfectly(name):
     truth = np.random.default_rng(1).random((20, 30), dtype=np.float32)
     score = metrics.METRICS[name](truth, truth)
     assert score == (1 if name == "IoU" else 0)

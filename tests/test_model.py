@@ -32,7 +32,7 @@ def test_returns_named_outputs(tiny_model):
 
 
 @pytest.mark.parametrize(
-    ("shape", "said"),
+    ("shape", "message"),
     [
         ((1, 3, 250, 320), "256x320"),
         ((1, 3, 1, 1), "32x32"),
@@ -41,8 +41,8 @@ def test_returns_named_outputs(tiny_model):
         ((1, 4, 64, 64), "got 1x4x64x64"),
     ],
 )
-def test_other_sizes_are_refused_with_the_way_out(tiny_model, shape, said):
-    with pytest.raises(PortraitmattingError, match=said):
+def test_other_sizes_are_refused_with_the_way_out(tiny_model, shape, message):
+    with pytest.raises(PortraitmattingError, match=message):
         tiny_model(torch.zeros(shape))
 
 

@@ -38,12 +38,12 @@ def lively_model() -> PortraitMatting:
     torch.manual_seed(0)
     tiny_model = PortraitMatting(ModelConfig.tiny()).eval()
     with torch.no_grad():
-        found = tiny_model(torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1)))
+        outputs = tiny_model(torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1)))
         alpha, trimap = tiny_model.alpha_head.fine[-1], tiny_model.trimap_head.layers[-1]
-        scale = 0.3 / found.alpha.std()
+        scale = 0.3 / outputs.alpha.std()
         alpha.weight.mul_(scale)
-        alpha.bias.sub_(found.alpha.mean()).mul_(scale).add_(0.5)
-        spread, mean = found.trimap_logits.std((0, 2, 3)), found.trimap_logits.mean((0, 2, 3))
+        alpha.bias.sub_(outputs.alpha.mean()).mul_(scale).add_(0.5)
+        spread, mean = outputs.trimap_logits.std((0, 2, 3)), outputs.trimap_logits.mean((0, 2, 3))
         trimap.weight.div_(spread[:, None, None, None])
         trimap.bias.sub_(mean).div_(spread).add_(torch.tensor([-1.0, 0.5, -1.0]))
     return tiny_model
@@ -84,13 +84,13 @@ def test_a_matte_is_what_the_network_says(predictor, photo):
     """The whole path, step by step."""
     size = network_size(90, 120, 64)
     with torch.inference_mode():
-        found = predictor.model(to_tensor(photo, size)[None])
-    expected = guided_upsample(photo, fuse(*found)[0, 0].numpy())
+        outputs = predictor.model(to_tensor(photo, size)[None])
+    expected = guided_upsample(photo, fuse(*outputs)[0, 0].numpy())
     matte = predictor.predict(photo)
     np.testing.assert_allclose(matte.alpha, expected, atol=1e-6)
     assert 0.1 < matte.alpha.std() < 0.5  # this test's network is not blind
     assert set(np.unique(matte.trimap)) == {0, 128, 255}
-    classes = found.trimap_logits.argmax(dim=1)[0].numpy()
+    classes = outputs.trimap_logits.argmax(dim=1)[0].numpy()
     for row, column in [(0, 0), (45, 60), (89, 119), (10, 100)]:
         there = classes[int((row + 0.5) * size[0] / 90), int((column + 0.5) * size[1] / 120)]
         assert matte.trimap[row, column] == [0, 128, 255][there]
@@ -119,9 +119,9 @@ def test_grey_images_are_rgb_with_equal_channels(predictor, photo):
 def test_views_and_read_only_images_are_fine(predictor, photo):
     view = photo[::-1, ::2]
     view.setflags(write=False)
-    found = predictor.predict(view)
-    np.testing.assert_array_equal(found.alpha, predictor.predict(view.copy()).alpha)
-    np.testing.assert_array_equal(found.image, view)
+    outputs = predictor.predict(view)
+    np.testing.assert_array_equal(outputs.alpha, predictor.predict(view.copy()).alpha)
+    np.testing.assert_array_equal(outputs.image, view)
 
 
 def test_images_are_left_as_they_were(predictor, photo):
@@ -174,8 +174,8 @@ def test_out_of_memory_halves_the_batch_and_goes_on(predictor, rng, monkeypatch,
     images = [rng.integers(0, 256, (60, 80, 3), np.uint8) for _ in range(5)]
     expected = predictor.predict_batch(images)
     batches = count_batches(predictor.model, monkeypatch, limit)
-    found = predictor.predict_batch(images)
-    for one, other in zip(found, expected, strict=True):
+    outputs = predictor.predict_batch(images)
+    for one, other in zip(outputs, expected, strict=True):
         np.testing.assert_allclose(one.alpha, other.alpha, atol=1e-4)
     assert batches[0] == 5
     assert max(batches[2:]) <= limit
@@ -214,15 +214,15 @@ def test_other_errors_of_the_network_are_not_taken_for_memory(predictor, photo, 
 @pytest.mark.parametrize("shape", [(90, 120), (41, 37), (64, 96), (15, 300)])
 def test_the_tensor_path_gives_the_same_matte(predictor, rng, shape):
     image = rng.random((*shape, 3), np.float32)
-    found = predictor.predict_tensor(as_batch(image))
-    assert found.shape == (1, 1, *shape)
-    assert found.dtype == torch.float32
-    np.testing.assert_allclose(found[0, 0], predictor.predict(image).alpha, atol=1e-4)
+    outputs = predictor.predict_tensor(as_batch(image))
+    assert outputs.shape == (1, 1, *shape)
+    assert outputs.dtype == torch.float32
+    np.testing.assert_allclose(outputs[0, 0], predictor.predict(image).alpha, atol=1e-4)
 
 
 def test_the_tensor_path_is_near_for_8_bit_images(predictor, photo):
-    found = predictor.predict_tensor(as_batch(photo) / 255)[0, 0].numpy()
-    assert np.abs(found - predictor.predict(photo).alpha).mean() < 5e-3
+    outputs = predictor.predict_tensor(as_batch(photo) / 255)[0, 0].numpy()
+    assert np.abs(outputs - predictor.predict(photo).alpha).mean() < 5e-3
 
 
 def test_the_tensor_path_takes_halves_and_gives_plain_tensors(predictor, rng):
@@ -235,7 +235,7 @@ def test_the_tensor_path_takes_halves_and_gives_plain_tensors(predictor, rng):
 
 
 @pytest.mark.parametrize(
-    ("images", "said"),
+    ("images", "message"),
     [
         (torch.zeros(3, 8, 8), "got 3x8x8"),
         (torch.zeros(1, 8, 8, 3), "got 1x8x8x3"),
@@ -245,17 +245,17 @@ def test_the_tensor_path_takes_halves_and_gives_plain_tensors(predictor, rng):
         (torch.full((1, 3, 8, 8), torch.nan), "nan"),
     ],
 )
-def test_other_tensors_are_refused(predictor, images, said):
-    with pytest.raises(PortraitmattingError, match=said):
+def test_other_tensors_are_refused(predictor, images, message):
+    with pytest.raises(PortraitmattingError, match=message):
         predictor.predict_tensor(images)
 
 
 def test_bf16_is_close_to_fp32(model, photo):
     expected = Predictor(model, 64, "fp32").predict(photo).alpha
     predictor = Predictor(model, 64, "bf16")
-    found = predictor.predict(photo).alpha
-    assert found.dtype == np.float32
-    assert 0 < np.abs(found - expected).mean() < 0.02
+    outputs = predictor.predict(photo).alpha
+    assert outputs.dtype == np.float32
+    assert 0 < np.abs(outputs - expected).mean() < 0.02
     assert "bf16" in str(predictor)
 
 
@@ -356,7 +356,7 @@ def test_a_predictor_says_what_it_runs_on(predictor):
     assert str(predictor) == f"{describe_device(torch.device('cpu'))}, fp32, short side 64"
 
 
-def test_settings_tell_predictors_apart(model):
+def test_settings_differ_between_predictors(model):
     def settings(**changes):
         return Predictor(model, **{"short_side": 64, **changes}).settings
 
@@ -422,9 +422,9 @@ def test_composites_take_colours_images_blurs_and_callables(matte, rng):
     red = matte.composite("red")
     assert (red[outside] == [255, 0, 0]).all()
     np.testing.assert_array_equal(red[inside], matte.image[inside])
-    picture = np.full((7, 300, 3), 77, np.uint8)  # of another size, and aspect
-    assert (matte.composite(picture)[outside] == 77).all()
-    assert (matte.composite(picture / np.float32(255))[outside] == 77).all()
+    pixels = np.full((7, 300, 3), 77, np.uint8)  # of another size, and aspect
+    assert (matte.composite(pixels)[outside] == 77).all()
+    assert (matte.composite(pixels / np.float32(255))[outside] == 77).all()
     same_size = rng.integers(0, 256, matte.image.shape, np.uint8)
     np.testing.assert_array_equal(matte.composite(same_size)[outside], same_size[outside])
     np.testing.assert_array_equal(
@@ -501,11 +501,11 @@ def test_a_pil_image_is_what_its_file_is(predictor, photo, tmp_path):
         image.save(tmp_path / name, **options)
         from_file, opened = read_image(tmp_path / name), Image.open(tmp_path / name)
         for source in (opened, opened.copy()):
-            found = as_image(source)
-            np.testing.assert_array_equal(found.pixels, from_file.pixels, name)
-            assert (found.alpha is None) == (from_file.alpha is None), name
-            if found.alpha is not None:
-                np.testing.assert_array_equal(found.alpha, from_file.alpha, name)
+            outputs = as_image(source)
+            np.testing.assert_array_equal(outputs.pixels, from_file.pixels, name)
+            assert (outputs.alpha is None) == (from_file.alpha is None), name
+            if outputs.alpha is not None:
+                np.testing.assert_array_equal(outputs.alpha, from_file.alpha, name)
     assert as_image(Image.open(tmp_path / "turned.png")).pixels.shape == (120, 90, 3)
 
 

@@ -82,7 +82,7 @@ def test_a_run_is_exported_where_its_data_and_start_are_not(tmp_path):
     assert data["count"] == 4
 
 
-def test_what_cannot_be_exported_is_said(tmp_path):
+def test_what_cannot_be_exported_is_one_line(tmp_path):
     photos = photo_folder(tmp_path / "photos")
     start = str(tiny_checkpoint(tmp_path / "tiny.safetensors"))
     train(tmp_path / "run", config_from_dict(recipe(photos, init_from=start, steps=1)))

@@ -531,7 +531,7 @@ def test_tensorboard_gets_both_tables(tmp_path, photos, start):
     np.testing.assert_allclose([e.value for e in events.Scalars("log/total")], log, rtol=1e-6)
 
 
-def test_without_tensorboard_one_line_says_how_to_get_it(tmp_path, photos, start, monkeypatch):
+def test_without_tensorboard_one_line_names_the_way_out(tmp_path, photos, start, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(PortraitmattingError, match="pip install tensorboard"):
         train(tmp_path / "run", config_from_dict(recipe(photos, init_from=start, tensorboard=True)))

@@ -93,9 +93,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("image", "said"), REFUSED.values(), ids=REFUSED)
-def test_other_arrays_are_refused_in_one_line(image, said):
-    with pytest.raises(PortraitmattingError, match=said) as caught:
+@pytest.mark.parametrize(("image", "message"), REFUSED.values(), ids=REFUSED)
+def test_other_arrays_are_refused_in_one_line(image, message):
+    with pytest.raises(PortraitmattingError, match=message) as caught:
         as_rgb(image)
     assert "\n" not in str(caught.value)
 
@@ -167,8 +167,8 @@ def test_tensors_are_resized_as_arrays_are(height, width, h, w, seed):
     image = np.random.default_rng(seed).random((height, width, 3)).astype(np.float32)
     tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
     expected = resize(image, (h, w)).clip(0, 1)
-    found = resize_tensor(tensor, (h, w))[0].permute(1, 2, 0)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    outputs = resize_tensor(tensor, (h, w))[0].permute(1, 2, 0)
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)
 
 
 @settings(max_examples=40, deadline=None)

@@ -45,7 +45,7 @@ def sound_seconds(path):
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".webm", ".avi", ".flv", ".ts"])
-def test_half_a_recording_is_written_and_told(tmp_path, suffix):
+def test_half_a_recording_is_written_and_reported(tmp_path, suffix):
     whole, half = tmp_path / f"whole{suffix}", tmp_path / f"half{suffix}"
     record(whole)
     half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
@@ -56,7 +56,7 @@ def test_half_a_recording_is_written_and_told(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("movflags", ["faststart", "frag_keyframe+empty_moov"])
-def test_every_cut_of_an_mp4_is_refused_or_told(tmp_path, movflags):
+def test_every_cut_of_an_mp4_is_refused_or_reported(tmp_path, movflags):
     whole, cut = tmp_path / "whole.mp4", tmp_path / "cut.mp4"
     record(tmp_path / "plain.mp4")
     with (
@@ -69,18 +69,18 @@ def test_every_cut_of_an_mp4_is_refused_or_told(tmp_path, movflags):
                 packet.stream = streams[packet.stream.index]
                 b.mux(packet)
     data = whole.read_bytes()
-    refused = told = 0
+    refused = reported = 0
     for length in range(1, len(data), len(data) // 25):
         cut.write_bytes(data[:length])
         try:
             with VideoReader(cut) as reader:
                 list(reader)
                 assert reader.missing or reader.damaged, length
-            told += 1
+            reported += 1
         except VideoError as error:
             assert "cannot be read" in str(error) or "no frame" in str(error)
             refused += 1
-    assert refused and told > 10
+    assert refused and reported > 10
     with VideoReader(whole) as reader:
         assert len(list(reader)) == 40 and not reader.missing and not reader.damaged
 
@@ -101,11 +101,11 @@ def test_a_live_recording_without_lengths_is_whole_until_it_is_cut(tmp_path):
     data[at + 4 : at + 12] = b"\x01" + b"\xff" * 7
     at = data.index(b"\x44\x89\x88")  # the duration becomes an unknown element
     data[at : at + 2] = b"\x44\x88"
-    for length, told in ((len(data), False), (len(data) // 2, True)):
+    for length, lines in ((len(data), False), (len(data) // 2, True)):
         (tmp_path / "live.webm").write_bytes(data[:length])
         with VideoReader(tmp_path / "live.webm") as reader:
             assert len(list(reader)) > 5
-            assert ("cut off" in reader.missing) == told
+            assert ("cut off" in reader.missing) == lines
 
 
 @pytest.mark.parametrize("suffix", [".ts", ".mkv", ".mpg"])
@@ -122,7 +122,7 @@ def test_joined_recordings_go_on(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix,count", [(".mp4", 2), (".mkv", 3)])
-def test_joined_recordings_of_which_some_are_not_read_are_told(tmp_path, suffix, count):
+def test_joined_recordings_of_which_some_are_not_read_are_reported(tmp_path, suffix, count):
     record(tmp_path / f"a{suffix}", 10)
     (tmp_path / f"all{suffix}").write_bytes((tmp_path / f"a{suffix}").read_bytes() * count)
     done = matte(tmp_path / f"all{suffix}", tmp_path / "out.mp4")

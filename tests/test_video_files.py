@@ -97,7 +97,7 @@ def test_sound_from_before_a_cut_is_not_heard(tmp_path):
     assert 0.4 < heard < 0.7
 
 
-def test_an_unknown_sound_track_is_left_out_and_said(tmp_path, monkeypatch):
+def test_an_unknown_sound_track_is_left_out_and_reported(tmp_path, monkeypatch):
     from portraitmatting.video import tracks
 
     write_video(tmp_path / "in.mp4", audio="aac")
@@ -140,10 +140,10 @@ def test_transparency_survives(tmp_path, suffix, decoder):
             writer.write(pixels)
     frames = decoded(tmp_path / f"out{suffix}", decoder)
     assert len(frames) == 3
-    for _, _, found in frames:
-        assert np.abs(found[..., 3].astype(int) - pixels[..., 3])[:, 8:24].max() <= 2
-        assert np.abs(found[..., 3].astype(int) - pixels[..., 3])[:, 36:44].max() <= 3
-        assert found[:, 56:, 3].max() <= 2
+    for _, _, outputs in frames:
+        assert np.abs(outputs[..., 3].astype(int) - pixels[..., 3])[:, 8:24].max() <= 2
+        assert np.abs(outputs[..., 3].astype(int) - pixels[..., 3])[:, 36:44].max() <= 3
+        assert outputs[:, 56:, 3].max() <= 2
 
 
 def test_colours_come_back_as_they_went(tmp_path):
@@ -152,11 +152,11 @@ def test_colours_come_back_as_they_went(tmp_path):
             for _ in range(2):
                 writer.write(drawn_frame(10))
         with VideoReader(tmp_path / f"c{suffix}") as reader:
-            found = [frame.image for frame in reader]
-        assert len(found) == 2
+            outputs = [frame.image for frame in reader]
+        assert len(outputs) == 2
         # A wrong matrix (BT.601 for BT.709) is off by 12 and more on this red.
-        assert np.abs(found[0][4:20, 4:28].astype(int) - (200, 30, 30)).max() <= 5
-        assert np.abs(found[0][30:44, 40:60].astype(int) - 100).max() <= 3
+        assert np.abs(outputs[0][4:20, 4:28].astype(int) - (200, 30, 30)).max() <= 5
+        assert np.abs(outputs[0][30:44, 40:60].astype(int) - 100).max() <= 3
 
 
 def test_odd_sizes_lose_no_pixel(tmp_path):
@@ -260,7 +260,7 @@ def test_mistakes_are_named_in_one_line(tmp_path, target, background, message):
     assert {p.name for p in tmp_path.iterdir()} == {"in.mp4"}
 
 
-def test_what_is_no_video_is_said(tmp_path):
+def test_what_is_no_video_is_refused(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(VideoError, match="cannot be read as a video"):
         VideoReader(tmp_path / "text.mp4")

@@ -99,7 +99,7 @@ def test_a_camera_that_gives_no_frame_says_which_do(fake_camera, monkeypatch):
         next(iter(camera))
 
 
-def test_what_cannot_be_opened_is_said(monkeypatch, tmp_path):
+def test_what_cannot_be_opened_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(camera_module, "working_cameras", lambda skip="": [1])
     with pytest.raises(VideoError, match=r"camera 77 cannot be opened.*work: 1") as caught:
         Camera("77")
@@ -230,9 +230,9 @@ def test_a_recording_that_fails_ends_in_an_exit_code_but_not_the_show(
     monkeypatch.setattr(command_line, "load", lambda options: tiny_predictor())
     arguments = ["0", "-o", str(tmp_path / "out.mp4"), "--no-window", "--background", "red"]
     assert command_line.main(arguments) == 1
-    said = capsys.readouterr()
-    assert "disk full\n" in said.out and "per second" in said.out  # the show went on
-    assert "gives no more frames" in said.err
+    message = capsys.readouterr()
+    assert "disk full\n" in message.out and "per second" in message.out  # the show went on
+    assert "gives no more frames" in message.err
     assert not list(tmp_path.iterdir())
 
 
@@ -259,8 +259,8 @@ class FakeWindow:
     def __exit__(self, *_):
         pass
 
-    def show(self, picture):
-        self.shape = picture.shape
+    def show(self, image):
+        self.shape = image.shape
 
     def key(self, milliseconds=1):
         time.sleep(milliseconds / 1000)
@@ -335,7 +335,7 @@ def test_without_a_screen_one_line_says_so(tmp_path):
     assert len(err.splitlines()) == 1 and err.startswith("error: no window"), err
 
 
-def test_what_is_no_video_is_said_before_the_network_loads(tmp_path):
+def test_what_is_no_video_is_refused_before_the_network_loads(tmp_path):
     pytest.importorskip("av")
     (tmp_path / "text.mp4").write_text("no video")
     process = run_script(tmp_path / "text.mp4", "-o", tmp_path / "out.mp4")
@@ -363,8 +363,8 @@ def test_the_real_window_obeys_its_keys(tmp_path):
         stderr=subprocess.DEVNULL,
     )
     os.close(write_end)
-    with os.fdopen(read_end) as told:
-        display = f":{told.readline().strip()}"
+    with os.fdopen(read_end) as display_number:
+        display = f":{display_number.readline().strip()}"
     process = run_script(
         tmp_path / "v.avi", "--checkpoint", checkpoint, "--folder", tmp_path, DISPLAY=display
     )

@@ -18,11 +18,11 @@ from video_samples import drawn_frame, tiny_predictor
 def test_stream_gives_every_frame_in_order_and_what_the_predictor_gives():
     frames = [drawn_frame(i) for i in range(5)]
     for batch_size in (1, 2, 7):
-        found = list(
+        outputs = list(
             matte_stream(iter(frames), tiny_predictor(), smooth=False, batch_size=batch_size)
         )
-        assert len(found) == 5
-        for image, matted in zip(frames, found, strict=True):
+        assert len(outputs) == 5
+        for image, matted in zip(frames, outputs, strict=True):
             np.testing.assert_array_equal(matted.image, image)
             wanted = tiny_predictor().predict(image).alpha
             np.testing.assert_allclose(matted.alpha, wanted, atol=1e-5)
@@ -204,7 +204,7 @@ def test_a_video_background_leaps_over_the_time_it_was_not_shown(tmp_path):
     assert not grabbed
 
 
-def test_what_is_no_background_video_is_said(tmp_path):
+def test_what_is_no_background_video_is_refused(tmp_path):
     (tmp_path / "x.mp4").write_text("text")
     with pytest.raises(VideoError, match="cannot be played"):
         VideoBackground(tmp_path / "x.mp4")

@@ -76,10 +76,10 @@ def serving(checkpoint, temporary, *options):
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout
-        said = [process.stdout.readline(), process.stdout.readline()]
+        lines = [process.stdout.readline(), process.stdout.readline()]
         try:
-            assert "the page is at http://127.0.0.1:" in said[1]
-            yield said[1].split()[4]
+            assert "the page is at http://127.0.0.1:" in lines[1]
+            yield lines[1].split()[4]
         finally:
             process.terminate()
     assert process.returncode == 128 + signal.SIGTERM
@@ -97,8 +97,8 @@ def call(server):
     client = client_of(server)
 
     def call(photo, **choices) -> list[Path]:
-        found = client.predict(gradio_client.handle_file(photo), **choices, api_name="/matte")
-        return [Path(path) for path in found]
+        outputs = client.predict(gradio_client.handle_file(photo), **choices, api_name="/matte")
+        return [Path(path) for path in outputs]
 
     return call
 
@@ -120,37 +120,37 @@ def expected(checkpoint, photo, folder, background="#ffffff", short_side=64, for
 
 
 def test_a_call_returns_what_the_library_makes(call, checkpoint, tmp_path):
-    found = call(ASTRONAUT, foreground="fast", background="blur", preset="fast")
-    assert [path.name for path in found] == [
+    outputs = call(ASTRONAUT, foreground="fast", background="blur", preset="fast")
+    assert [path.name for path in outputs] == [
         "astronaut-alpha.png",
         "astronaut-rgba.png",
         "astronaut-composite.png",
     ]
     # "fast" is 0.6 of the checkpoint's short side of 64, as a multiple of 32.
     made = expected(checkpoint, ASTRONAUT, tmp_path, "blur", short_side=32)
-    assert [path.read_bytes() for path in found] == made
+    assert [path.read_bytes() for path in outputs] == made
 
 
 def test_depth_profile_and_orientation_survive(call, checkpoint, tmp_path, photo, rng):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     deep = tmp_path / "deep.png"
     write_image(deep, rng.integers(0, 65536, (70, 96, 3), dtype=np.uint16), profile)
-    found = call(deep, foreground="none", colour="rgba(12.4, 200, 255, 1)")
-    assert [p.read_bytes() for p in found] == expected(
+    outputs = call(deep, foreground="none", colour="rgba(12.4, 200, 255, 1)")
+    assert [p.read_bytes() for p in outputs] == expected(
         checkpoint, deep, tmp_path, "#0cc8ff", foreground="none"
     )
-    assert cv2.imread(str(found[1]), cv2.IMREAD_UNCHANGED).dtype == np.uint16
-    assert Image.open(found[2]).info["icc_profile"] == profile
+    assert cv2.imread(str(outputs[1]), cv2.IMREAD_UNCHANGED).dtype == np.uint16
+    assert Image.open(outputs[2]).info["icc_profile"] == profile
 
     turned = tmp_path / "turned.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(photo).save(turned, exif=exif)
     behind = {"background": "image", "background_image": gradio_client.handle_file(ASTRONAUT)}
-    found = call(turned, foreground="fast", **behind)
+    outputs = call(turned, foreground="fast", **behind)
     made = expected(checkpoint, turned, tmp_path, read_image(ASTRONAUT).pixels)
-    assert [p.read_bytes() for p in found] == made
-    assert read_image(found[0]).pixels.shape == (120, 90, 3)
+    assert [p.read_bytes() for p in outputs] == made
+    assert read_image(outputs[0]).pixels.shape == (120, 90, 3)
 
 
 def test_two_users_at_once_get_their_own(server, checkpoint, tmp_path, rng):
@@ -158,13 +158,13 @@ def test_two_users_at_once_get_their_own(server, checkpoint, tmp_path, rng):
     for name, shape in {"anna": (80, 64, 3), "Åsa & co": (64, 100, 3)}.items():
         photos[name] = tmp_path / f"{name}.png"
         write_image(photos[name], rng.integers(0, 256, shape, dtype=np.uint8))
-    found = {}
+    outputs = {}
 
     def user(name):
         client = client_of(server, download_files=tmp_path / name)
         for _ in range(3):
             photo = gradio_client.handle_file(photos[name])
-            found.setdefault(name, []).append(
+            outputs.setdefault(name, []).append(
                 client.predict(photo, foreground="fast", api_name="/matte")
             )
 
@@ -175,12 +175,12 @@ def test_two_users_at_once_get_their_own(server, checkpoint, tmp_path, rng):
         thread.join()
     for name, photo in photos.items():
         made = expected(checkpoint, photo, tmp_path)
-        for paths in found[name]:
+        for paths in outputs[name]:
             assert [Path(path).read_bytes() for path in paths] == made
-    assert Path(found["Åsa & co"][0][0]).name == "Åsa-co-alpha.png"
+    assert Path(outputs["Åsa & co"][0][0]).name == "Åsa-co-alpha.png"
 
 
-def test_what_cannot_be_used_is_said_in_a_line_and_the_server_lives_on(call, tmp_path, photo):
+def test_what_cannot_be_used_is_refused_in_a_line_and_the_server_lives_on(call, tmp_path, photo):
     text = tmp_path / "bad.jpg"
     text.write_text("this is text")
     large = tmp_path / "large.png"

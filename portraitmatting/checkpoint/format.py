@@ -185,8 +185,16 @@ def save_checkpoint(
     info: CheckpointInfo,
     storage: str = "fp32",
 ) -> None:
-    """Write a `PortraitMatting` atomically as one of our checkpoints, its weights stored as "fp32",
-    "fp16" or "int8". Raises `CheckpointError`."""
+    """Write a network atomically as one of our checkpoints.
+
+    Args:
+        path: the file to write.
+        model: a `PortraitMatting`.
+        info: what the metadata says of it.
+        storage: of the weights, "fp32", "fp16" or "int8".
+
+    Raises `CheckpointError`.
+    """
     if storage not in STORAGE:
         raise CheckpointError(f"storage {storage!r}: expected one of {', '.join(STORAGE)}")
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}

@@ -108,10 +108,16 @@ def convert(
     facts: Path | None = None,
     overwrite: bool = False,
 ) -> CheckpointInfo:
-    """Write `source`, in any form that `load_network` reads, as one of our checkpoints.
+    """Write weights as one of our checkpoints.
 
-    `facts` is a JSON file with `licence`, `working_short_side`, `made` and `start` (together the
-    origin), a `sha256` that `source` must have, and whatever else the metadata should carry.
+    Args:
+        source: in any form that `load_network` reads.
+        destination: the file to write.
+        storage: as in `save_checkpoint`.
+        facts: a JSON file with `licence`, `working_short_side`, `made` and `start` (together the
+            origin), a `sha256` that `source` must have, and what else the metadata should carry.
+        overwrite: replace the file if it is there.
+
     Raises `CheckpointError`.
     """
     if destination.exists() and not overwrite:

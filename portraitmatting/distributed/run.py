@@ -49,14 +49,24 @@ def matte_storage(
     workers: int | None = None,
     progress: bool = False,
 ) -> Summary:
-    """Matte every image below `source` into `output`, as `plan_results` settled, over Ray.
+    """Matte every image below `source` into `output` over Ray. Nothing is started or written if
+    nothing is to be done.
 
-    Each worker has `cores` CPU cores and `gpus` GPUs (a share of one if below 1; 0: it runs on its
-    cores); by default there are as many workers as the cluster at `address` has room for. Without
-    an address Ray is started on this machine, or the one that runs in this process is used.
-    `batch_size`, `overwrite` and `progress` are as in `matte_folder`, `checkpoint` is as in
-    `load_model`, `short_side`, `precision` and `preset` are as in `Predictor`. Nothing is started
-    or written if nothing is to be done. Raises `PortraitmattingError` if it cannot begin.
+    Args:
+        source: where the images are.
+        output: where results go.
+        plan: what `plan_results` returned.
+        results: how results look, by default as `ResultOptions()`.
+        checkpoint: as in `load_model`.
+        short_side, precision, preset: as in `Predictor`.
+        batch_size, overwrite, progress: as in `matte_folder`.
+        address: of a Ray cluster; without it Ray is started on this machine, or the one of this
+            process is used.
+        cores: CPU cores of each worker.
+        gpus: GPUs of each worker, a share of one if below 1; with 0 it runs on its cores.
+        workers: by default as many as the cluster has room for.
+
+    Raises `PortraitmattingError` if it cannot begin.
     """
     results = results or ResultOptions()
     device = "cuda" if gpus else "cpu"
@@ -121,13 +131,20 @@ _BLOCKS_PER_WORKER = 8
 def hand_out(
     todo: pa.Table, orders: Orders, workers: int, gpus: float, report: Report, progress: bool
 ) -> None:
-    """Every image of `todo` (schema `TODO`) to one of `workers` workers; Ray must be connected.
+    """Send every image to a worker; Ray must be connected.
 
     Results are written by the workers themselves; through Ray go paths on the way out and a small
     row per image on the way back. A worker that is lost is replaced and its images are tried
-    again. When this returns, `report` has one row of each image, unless it says that the job
-    was stopped: by Ctrl-C, or by a disk that is full. `progress` shows a bar if stderr is a
-    terminal.
+    again.
+
+    Args:
+        todo: the images, of schema `TODO`.
+        orders: what the workers need to know.
+        workers: their number.
+        gpus: of each worker.
+        report: has one row of each image in the end, unless it says that the job was stopped, by
+            Ctrl-C or by a full disk.
+        progress: show a bar if stderr is a terminal.
     """
     blocks = _blocks(todo, workers)
     waiting = np.ones(len(blocks), bool)

@@ -65,8 +65,14 @@ def scan(
 ) -> Scan:
     """Look through both storages, folder by folder, after `check_outputs`.
 
-    `settings` of each kind are recorded at the output; `overwrite` makes whatever is there count
-    as out of date. Raises `PortraitmattingError` as `plan_folder` does.
+    Args:
+        source, output: where images are and results go.
+        plan: what is written.
+        settings: of each kind of result; recorded at the output.
+        overwrite: whatever is there counts as out of date.
+        bar: advanced by each image listed.
+
+    Raises `PortraitmattingError` as `plan_folder` does.
     """
     is_new = overwrite or _check_input(source, output)
     since = {kind: _record(output, kind, settings[kind], overwrite) for kind in plan.kinds}

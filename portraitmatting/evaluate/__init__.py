@@ -1,4 +1,4 @@
-"""Score mattes against a benchmark folder's truth, ours and those of other tools alike.
+"""Score mattes against a benchmark folder's ground truth, ours and those of other tools alike.
 
 The command line is `python -m portraitmatting evaluate`. Names are imported on first use.
 """

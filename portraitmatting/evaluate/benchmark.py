@@ -11,8 +11,8 @@ from portraitmatting.images.files import list_images
 
 
 class Sample(NamedTuple):
-    """An image with its truth. `name` is the image's path below the benchmark's image folder,
-    without suffix, in POSIX form; `trimap` is None where the benchmark has none."""
+    """An image with its ground truth. `name` is the path below the image folder, without
+    suffix, in POSIX form; `trimap` is None where the benchmark has none."""
 
     name: str
     image: Path
@@ -58,7 +58,7 @@ _PLACES = (
 
 
 def find_benchmark(folder: str | os.PathLike[str]) -> Benchmark:
-    """Recognise a benchmark by its folders, with truth (and trimaps, if any) of the same names.
+    """Recognise a benchmark by its folders, with ground truth (and trimaps) of the same names.
 
     P3M-10k (the whole, or one part of its validation set), PPM-100, AIM-500, or plain `image/` with
     `alpha/` and perhaps `trimap/`; image trees may be nested. Raises PortraitmattingError, one

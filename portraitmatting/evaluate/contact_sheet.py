@@ -35,8 +35,14 @@ def make_case(
     truth: NDArray[np.floating],
     mattes: Sequence[tuple[str, NDArray[np.floating] | None]],
 ) -> Case:
-    """HxWx3 RGB uint8 | uint16, HxW float truth and (name, HxW float matte or None where it failed)
-    -> tiles of at most 240 pixels a side, small enough to keep."""
+    """One row of the sheet, as tiles of at most 240 pixels a side, small enough to keep.
+
+    Args:
+        title: above the row.
+        image: HxWx3 RGB, uint8 | uint16.
+        truth: HxW float, the ground truth.
+        mattes: (name, HxW float, or None where the method failed).
+    """
     tiles = [("image", _tile(to_dtype(image, np.uint8))), ("ground truth", _tile(_grey(truth)))]
     for name, alpha in mattes:
         if alpha is None:

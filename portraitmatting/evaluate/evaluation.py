@@ -170,12 +170,18 @@ def evaluate(
 ) -> Report:
     """Score each method on every image of a benchmark, at the images' own sizes.
 
-    `regions`: "whole", "unknown" or both. The unknown region is that of the benchmark's trimaps;
-    where it has none, it is drawn from the truth: whatever lies within `band` short sides of a
-    pixel that is neither opaque nor empty, or of a hard edge. `video` takes the images of each
-    folder for the frames of a clip, in natural order, and adds dtSSD (none for a first frame). The
-    report keeps the `worst` cases by the first method's MAD over the first region. `seed` is
-    that of the intervals and tests. `progress` shows a bar on stderr.
+    Args:
+        benchmark: or its folder.
+        methods: what is scored; the first one decides which cases are the worst.
+        regions: "whole", "unknown" or both. The unknown region is that of the benchmark's trimaps;
+            where it has none, it is drawn from the ground truth.
+        band: how far a drawn unknown region reaches from hard edges and from pixels that are
+            neither opaque nor empty, in short sides.
+        video: take the images of each folder for the frames of a clip, in natural order, and add
+            dtSSD (none for a first frame).
+        worst: the report keeps so many cases, by the first method's MAD over the first region.
+        seed: of the intervals and tests.
+        progress: show a bar on stderr.
 
     Images that cannot be scored become failures in the report; wrong arguments and folders raise
     PortraitmattingError.
@@ -229,4 +235,6 @@ def _region(region: str, benchmark: Benchmark, band: float) -> Any:
         return "every pixel"
     if benchmark.samples[0].trimap is not None:
         return "the unknown pixels of the benchmark's trimaps"
-    return f"within {band:g} short sides of soft or edge pixels of the truth (no trimaps found)"
+    return (
+        f"within {band:g} short sides of soft or edge pixels of the ground truth (no trimaps found)"
+    )

@@ -32,10 +32,13 @@ def from_checkpoint(
     precision: str | None = None,
     device: str = "auto",
 ) -> MattingMethod:
-    """Our network with the weights that `load_model(source)` finds, by default called by its file.
+    """Our network with given weights. Mattes are rounded to 8 bits, like the files of other tools.
 
-    The rest as in `Predictor` and `choose_device`; `source` may be an ONNX file.
-    Its mattes are rounded to 8 bits, as the files are that other tools' mattes come from.
+    Args:
+        source: as in `load_model`; may be an ONNX file.
+        name: in the report, by default the file's.
+        short_side, precision: as in `Predictor`.
+        device: as in `choose_device`.
     """
     path, _ = locate(source)
     predictor = Predictor(load_model(source, device), short_side, precision)

@@ -70,7 +70,7 @@ def folds_names(folder: Path) -> bool:
         probe.touch(exist_ok=False)
         others = (token.upper() + "-É", token + "-e\N{COMBINING ACUTE ACCENT}")
         return any(os.path.exists(folder / f".{other}.tmp") for other in others)
-    except OSError:  # cannot be written; which is told where it matters
+    except OSError:  # cannot be written: reported where it matters
         return False
     finally:
         with contextlib.suppress(OSError):  # below what is no folder

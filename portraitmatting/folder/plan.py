@@ -111,7 +111,16 @@ def plan_results(
     image_format: str = "png",
     bits: int | None = None,
 ) -> Plan:
-    """A plan without sources yet: what is written, and how. Raises `PortraitmattingError`."""
+    """A plan without sources yet.
+
+    Args:
+        output: where results go.
+        kinds: of results, some of `KINDS`.
+        image_format: one of `FORMATS`.
+        bits: per colour, 8 or 16; None: as the image has.
+
+    Raises `PortraitmattingError`.
+    """
     format_name = image_format.lower().lstrip(".")
     if format_name not in FORMATS:
         raise PortraitmattingError(

@@ -102,7 +102,7 @@ def network_call(checkpoint: Path, options: dict[str, Any]) -> str:
 
 def finished(plan: Plan, results: ResultOptions, call: str) -> Summary | None:
     """The summary, if an earlier run has noted the network of this `network_call` and everything
-    is done: told without loading the network."""
+    is done: known without loading the network."""
     if not (plan.output / NAME).is_file():
         return None
     with Journal(plan.output) as journal:

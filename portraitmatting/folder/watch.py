@@ -51,16 +51,16 @@ def watch(folders: list[Path], plan: Callable[[], Plan], run: Callable[[Plan], S
     try:
         while not total.stopped:
             changes.seen.clear()
-            found = plan()
-            states = {source: state_of(found.root / source) for source in found.sources}
+            current = plan()
+            states = {source: state_of(current.root / source) for source in current.sources}
             now = time.monotonic()
             seen = {
                 source: seen[source] if seen.get(source, ("", now))[0] == state else (state, now)
                 for source, state in states.items()
             }
-            settled = [s for s in seen if _is_settled(found.root / s, now - seen[s][1])]
+            settled = [s for s in seen if _is_settled(current.root / s, now - seen[s][1])]
             todo = [source for source in settled if failed.get(source) != states[source]]
-            summary = run(replace(found, sources=todo))
+            summary = run(replace(current, sources=todo))
             failed |= {source: states[source] for source in summary.failed}
             total.failed = {s: why for s, why in total.failed.items() if s not in todo}
             _add(total, summary)

@@ -39,8 +39,14 @@ def encode_image(
     icc_profile: bytes | None = None,
     metadata: Metadata | None = None,
 ) -> bytes:
-    """The bytes of the file that `write_image` would write under a name with this suffix. Raises
-    ImageError that says what is wrong and the way out, but cannot name the file."""
+    """The bytes of the file that `write_image` would write.
+
+    Args:
+        pixels, icc_profile, metadata: as in `write_image`.
+        suffix: of the file's name.
+
+    Raises ImageError that says what is wrong and the way out, but cannot name the file.
+    """
     suffix = suffix.lower()
     if suffix not in WRITABLE:
         raise ImageError(

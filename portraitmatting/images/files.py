@@ -57,15 +57,19 @@ def write_image(
     icc_profile: bytes | None = None,
     metadata: Metadata | None = None,
 ) -> None:
-    """HxW grey, HxWx3 RGB or HxWx4 RGBA (straight alpha), uint8 | uint16 | float in 0..1, to
-    .png, .webp, .tif, .tiff, .jpg or .jpeg, by the suffix.
+    """Write an image file; it appears whole or not at all.
 
     PNG and TIFF keep uint16; WebP and JPEG hold 8 bits, to which uint16 is rounded. Floats are
     rounded to 8 bits. All but JPEG are lossless, save that colours under full transparency become
-    black; JPEG has no transparency. The RGB `icc_profile` goes along, except with grey pixels,
-    which it would not describe, and so does `metadata` (in JPEG up to 64 KB of each kind). The
-    file appears whole or not at all. Raises ImageError, one line, for anything that keeps the file
-    from being written.
+    black; JPEG has no transparency.
+
+    Args:
+        path: .png, .webp, .tif, .tiff, .jpg or .jpeg.
+        pixels: HxW grey, HxWx3 RGB or HxWx4 RGBA (straight alpha), uint8 | uint16 | float in 0..1.
+        icc_profile: of RGB pixels; left out with grey ones, which it would not describe.
+        metadata: EXIF, XMP and resolution, in JPEG up to 64 KB of each kind.
+
+    Raises ImageError, one line, for anything that keeps the file from being written.
     """
     path = Path(path)
     name = one_line(str(path))
@@ -88,12 +92,16 @@ def list_images(
 ) -> list[Path]:
     """The images below `folder`, by suffix, as sorted paths relative to it.
 
-    Hidden names are left out, and so is the folder `exclude` (an output folder inside the input);
-    with `skip_results` also the folders in which a job keeps results, beside its journal. Symlinks
-    are followed, but each real folder is visited once, so that loops end. Dangling links are
-    listed: reading them tells the user. Image files of kinds that are not read are counted in
-    `unread`, if given, by suffix as `unread_kind` names them. Raises ImageError where a folder
-    cannot be listed.
+    Hidden names are left out. Symlinks are followed, but each real folder is visited once, so that
+    loops end. Dangling links are listed: reading them reports them.
+
+    Args:
+        folder: where to look.
+        exclude: a folder to leave out, such as an output folder inside the input.
+        unread: counts image files of kinds that are not read, as `unread_kind` names them.
+        skip_results: leave out the folders in which a job keeps results, beside its journal.
+
+    Raises ImageError where a folder cannot be listed.
     """
     walk = walk_images(folder, exclude, unread, skip_results)
     return sorted(path for paths in walk for path in paths)

@@ -23,7 +23,7 @@ def crop(
 ) -> tuple[Image, Alpha]:
     """A view of the scene at `size` (height, width), from a face close-up to the full scene.
 
-    Turned, stretched and mirrored at random. What lies beyond the image is its mirror image,
+    Turned, stretched and mirrored at random. What is beyond the image is its mirror image,
     matte included.
     """
     height, width = alpha.shape

@@ -1,6 +1,6 @@
 """The recipe of a run: plain dataclasses whose every number has a range.
 
-`recipe` reads them from TOML and JSON. What is said of a setting here is also its text in
+`recipe` reads them from TOML and JSON. The text of a setting here is also its text in
 `train run --help`.
 """
 

@@ -83,8 +83,8 @@ class TrainingData:
         """
         pool = ThreadPoolExecutor(threads, thread_name_prefix="samples")
         try:
-            places = ((step, index) for step in range(first, last) for index in indices)
-            samples = lookahead(pool, lambda p: self.sample(*p), places, ahead * len(indices))
+            positions = ((step, index) for step in range(first, last) for index in indices)
+            samples = lookahead(pool, lambda p: self.sample(*p), positions, ahead * len(indices))
             for _ in range(first, last):
                 yield [future.result() for _, future in itertools.islice(samples, len(indices))]
         finally:

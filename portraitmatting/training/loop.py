@@ -220,7 +220,7 @@ class Validation:
 
 
 def sheet(pixels: np.ndarray, truth: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Image (uint8 or uint16 HWC), truth and matte (HW) side by side, RGB uint8, made small."""
+    """Image (HxWx3 uint8 | uint16), ground truth and matte (HxW) side by side, RGB uint8, small."""
     image = pixels if pixels.dtype == np.uint8 else (pixels // 257).astype(np.uint8)
     grey = [
         np.repeat(np.rint(a * 255).astype(np.uint8)[..., None], 3, axis=2) for a in (truth, alpha)

@@ -75,8 +75,8 @@ def matting_losses(
         prediction: the network's; None while only its coarse stages are trained: no loss but
             `coarse` is above 0 then.
         coarse: logits (B, 4, h, w) of the decoder's stages, any number; h, w divide H, W.
-        alpha: the truth, (B, 1, H, W) in [0, 1].
-        trimap: the truth, (B, H, W), int64 classes.
+        alpha: the ground truth, (B, 1, H, W) in [0, 1].
+        trimap: the ground truth, (B, H, W), int64 classes.
         weights: 0 leaves a loss out.
     """
     zero = alpha.new_zeros(())
@@ -114,8 +114,8 @@ def laplacian_loss(predicted: Tensor, truth: Tensor, mask: Tensor, levels: int =
     """L1 between Laplacian pyramids, level i weighted 2^i, of (B, 1, H, W) where `mask` is 1.
 
     Context-Aware Image Matting (Hou and Liu, ICCV 2019), equation 2; the pyramid is Burt and
-    Adelson's (1983). Outside of the mask the truth stands in for the prediction, so that only the
-    masked pixels are judged, by their number; a level narrower than two pixels ends the pyramid.
+    Adelson's (1983). Outside of the mask the ground truth replaces the prediction, so that only
+    masked pixels count, by their number; a level narrower than two pixels ends the pyramid.
     """
     difference = (predicted - truth) * mask
     total = difference.new_zeros(len(difference))

@@ -5,7 +5,7 @@ RUN/data.json               the data: counts, and a digest of every file
 RUN/log.csv                 one row per step: losses, learning rate, gradient norm, seconds
 RUN/scores.csv              one row per validation: mean scores of the averaged weights
 RUN/validation/000100.csv   the same per image
-RUN/mattes/000100/NAME.png  image, truth and matte side by side
+RUN/mattes/000100/NAME.png  image, ground truth and matte side by side
 RUN/checkpoints/000100.pt   all that a resume needs: weights, average, optimiser, step
 RUN/best.pt                 the averaged weights with the best score so far
 RUN/failed_batch_0.pt       the batch that a run stopped at because a number was not finite

@@ -228,7 +228,7 @@ def paired(folder: str, *others: str) -> list[tuple[Path, ...]]:
 
 
 def read_person(entry: tuple[Path, ...]) -> tuple[Array, Array]:
-    """Image and alpha of a photo with its matte, or of a cut-out, which then lies on black."""
+    """Image and alpha of a photo with its matte, or of a cut-out, which is then laid on black."""
     if len(entry) == 1:
         colours, alpha = read_cutout(entry[0])
         # On black nothing is left of the colours that its transparency hides.

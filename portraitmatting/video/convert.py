@@ -55,7 +55,7 @@ def matte_video(
     Time stamps are the source's; frames are upright. Sound, subtitles and chapters go along, except
     into a folder. The source's own transparency bounds the result's. Reading, the network and
     writing overlap; memory does not grow with the length. Raises PortraitmattingError for what
-    cannot be read or written; what is damaged or missing in the source is told in the result.
+    cannot be read or written; what is damaged or missing in the source is reported in the result.
 
     Args:
         source: A video file, a folder of numbered images, or their pattern (frame_%04d.png).

@@ -131,14 +131,24 @@ def run_live(
     folder: str | os.PathLike[str] = ".",
     record_to: str | os.PathLike[str] | None = None,
 ) -> Timing:
-    """Show the person before one of the named `backgrounds` until `q`, the window's closing or the
-    camera's end.
+    """Show the person before a background until `q`, the window's closing or the camera's end.
 
-    `preset` is one of `PRESETS`, or "auto", which keeps `target_rate` frames per second where the
-    machine can. Without `window` it runs until the camera ends or Ctrl-C. Snapshots and recordings
-    go to `folder`; with `record_to` recording starts at once, into that file. Call it from the main
-    thread. Raises PortraitmattingError for what was asked and cannot be done; a snapshot or
-    recording that fails later says so in the window, and is told of in the result.
+    Args:
+        camera: where frames come from.
+        predictor: makes the mattes.
+        backgrounds: (name, background), between which a key switches.
+        foreground: a method of `estimate_foreground`.
+        smooth: steady the matte over time.
+        preset: one of `PRESETS`, or "auto", which keeps `target_rate` where the machine can.
+        target_rate: frames per second.
+        overlay: show the rate and the keys in the window.
+        window: without one it runs until the camera ends or Ctrl-C.
+        virtual_camera: offer the result as a camera to other programs.
+        folder: where snapshots and recordings go.
+        record_to: start recording at once, into this file.
+
+    Call it from the main thread. Raises PortraitmattingError for what was asked and cannot be done;
+    a snapshot or recording that fails later says so in the window and is reported in the result.
     """
     check_preset(preset, "auto")
     check_word("foreground method", foreground, METHODS)

@@ -154,8 +154,10 @@ def _small_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _moved(values: NDArray[np.float32], flow: NDArray[np.float32]) -> NDArray[np.float32]:
     """Each pixel's value from where `flow` (hxwx2) says that it was."""
     height, width = flow.shape[:2]
-    places = flow + np.dstack(np.meshgrid(np.arange(width), np.arange(height))).astype(np.float32)
-    x, y = cv2.split(places)
+    coordinates = flow + np.dstack(np.meshgrid(np.arange(width), np.arange(height))).astype(
+        np.float32
+    )
+    x, y = cv2.split(coordinates)
     moved = cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(moved, np.float32)
 
@@ -178,6 +180,15 @@ class LiveStream:
     that keeps up with `target_rate` is waited for. Otherwise its last matte is carried to each
     frame (`MatteCarrier`) and brought to full size by the frame's own colours (`guided_upsample`);
     the network is waited for where that is not reliable: at the first frame, after a cut.
+
+    Args:
+        frames: live ones, such as a `Camera`.
+        predictor: makes the mattes.
+        background: behind the person.
+        method: of `estimate_foreground`.
+        smooth: steady the matte over time (`Smoother`).
+        target_rate: frames per second.
+        auto_size: chooses the working size; None: the predictor's.
     """
 
     def __init__(

@@ -79,14 +79,20 @@ def matte_stream(
     batch_size: int = 1,
     auto_size: AutoSize | None = None,
 ) -> Iterator[MattedFrame]:
-    """Frames of a video, HxWx3 RGB uint8 or `Frame`, all of one size -> one `MattedFrame` each.
+    """Frames of a video, all of one size -> one `MattedFrame` each.
 
-    `background` is a `Background`, an image HxWx3, or text as `parse_background` takes it.
-    `foreground` is a method of `estimate_foreground`. `smooth` steadies the matte over time
-    (`Smoother`); `batch_size` frames go through the network together, which delays live images.
-    `auto_size` chooses the working size by the time that frames take, else the predictor's is
-    used. Bare arrays count as 25 frames per second. Raises PortraitmattingError for unknown
-    methods and backgrounds at the call, for frames that are no images on the way.
+    Args:
+        frames: HxWx3 RGB uint8 or `Frame`; bare arrays count as 25 frames per second.
+        predictor: makes the mattes.
+        background: a `Background`, an image HxWx3, or text as `parse_background` takes it.
+        foreground: a method of `estimate_foreground`.
+        smooth: steady the matte over time (`Smoother`).
+        batch_size: so many frames go through the network together, which delays live images.
+        auto_size: chooses the working size by the time that frames take, else the predictor's is
+            used.
+
+    Raises PortraitmattingError for unknown methods and backgrounds at the call, and for frames that
+    are no images on the way.
     """
     if foreground not in METHODS:
         raise PortraitmattingError(f"foreground method {foreground!r}: use {', '.join(METHODS)}")

@@ -124,7 +124,7 @@ def _remember_height(height: int) -> None:
 class VirtualCamera:
     """Context manager; raises `VideoError` without pyvirtualcam, or without a driver for it.
 
-    `rate` is what programs are told; frames are sent as they come, never delayed to keep it.
+    `rate` is announced to other programs; frames are sent as they come, never delayed to keep it.
     """
 
     def __init__(self, rate: float = 30) -> None:

@@ -34,7 +34,7 @@ _MESSAGE_BYTES = 1 << 20  # of what is no upload; a call takes about a thousand
 _PIECE_BYTES = 1 << 20
 _FORM_BYTES = 1 << 16  # what a form adds to the file in it
 
-# The browser is told as well: nothing of the page may come from, or go, elsewhere.
+# For the browser as well: nothing of the page may come from, or go, elsewhere.
 _POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
     "frame-ancestors 'none'; form-action 'self'; base-uri 'self'"

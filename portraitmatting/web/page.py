@@ -18,7 +18,7 @@ _LABELS = {
 }
 _EXAMPLE_SUFFIXES = (".jpg", ".png")
 _WAITING = 32
-"""Photos that may wait in the queue; further ones are told to come again."""
+"""Photos that may wait in the queue; further ones are asked to come again."""
 THEME = gr.themes.Default(
     primary_hue="teal",
     font=["system-ui", "sans-serif"],  # those of Gradio's own come from elsewhere
@@ -45,9 +45,12 @@ def build_page(
 ) -> gr.Blocks:
     """The page, ready to be launched with `THEME` and `CSS`.
 
-    Photos may have up to `megapixels`. Results are written below `folder`, which must be Gradio's
-    own, and deleted when they are older than `keep_seconds`; so are uploads. `examples` is a folder
-    of images to offer, if it is there.
+    Args:
+        predictor: makes the mattes.
+        megapixels: the largest photo.
+        folder: results are written below it; it must be Gradio's own.
+        examples: a folder of images to offer, if it is there.
+        keep_seconds: results and uploads that are older are deleted.
     """
 
     def make(

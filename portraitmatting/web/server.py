@@ -68,7 +68,7 @@ def serve(
     predictor = Predictor(load_model(checkpoint, device), short_side, precision)
     with listener, tempfile.TemporaryDirectory(prefix="portraitmatting-") as temporary:
         folder = Path(temporary).resolve()
-        # Where Gradio keeps files is told by the environment only.
+        # Only the environment says where Gradio keeps files.
         os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
         import gradio
         import uvicorn

@@ -9,7 +9,7 @@ from portraitmatting.folder.results import ResultOptions
 
 
 @dataclass(frozen=True)
-class DeadlyStyle(ResultOptions):
+class DeadlyResults(ResultOptions):
     """Kills the process in the middle of an image `width` pixels wide, after its first result."""
 
     width: int = 0
