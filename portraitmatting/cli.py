@@ -95,7 +95,7 @@ def _nowhere() -> TextIO:
 
 
 def _close_standard_output() -> None:
-    """Python writes what is left at exit, and would complain if nobody can take it."""
+    """Python flushes output at exit, and would complain if the other end is closed."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -51,7 +51,7 @@ def is_hidden() -> bool:
 
 
 def find_gpu(root: Path = Path("/")) -> str | None:
-    """What gives an NVIDIA GPU away, in a word; None if nothing does."""
+    """The sign of an NVIDIA GPU, such as a path; None if there is none."""
     for pattern in _SIGNS:
         if next(root.glob(pattern), None):
             return f"/{pattern.rstrip('/*[0-9]')}"

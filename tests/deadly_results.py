@@ -1,4 +1,4 @@
-"""A style of results that takes its process along, once."""
+"""Result options that end their process, once."""
 
 import os
 import signal

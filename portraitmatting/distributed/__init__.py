@@ -1,6 +1,6 @@
 """The folder job on many machines, over Ray Data: `portraitmatting distributed`.
 
 In order: `storage` (a folder, wherever it is), `scan` (what is still to be done), `cluster` (Ray,
-started or joined), `worker` (what every worker does with its images), `job` (hands them out),
-`report` (what became of them).
+started or joined), `run` (hands images out), `worker` (what every worker does with them), `report`
+(their results).
 """

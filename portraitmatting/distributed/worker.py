@@ -152,7 +152,7 @@ class Worker:
             self._pipeline.run(tasks, self._orders.batch_size, self._orders.cores)
         except Stop as stop:
             unfinished, why = STOPPED, str(stop)
-        except Exception as error:  # of a kind nobody thought of: millions of others shall go on
+        except Exception as error:  # unforeseen: the other images shall go on
             unfinished, why = FAILED, f"{type(error).__name__}: {reason(error)}"
         else:
             return

@@ -76,7 +76,7 @@ def pixels_in_flight(workers: int) -> int:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be used without swapping, also in a container; None if nobody says."""
+    """Bytes that can be used without swapping, also in a container; None if it is unknown."""
     limits = []
     if sys.platform == "linux":
         with suppress(OSError, ValueError):

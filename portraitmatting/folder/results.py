@@ -59,7 +59,7 @@ class ResultOptions:
         if any(kind != "alpha" for kind in kinds):
             from portraitmatting.foreground import estimate_foreground
 
-            # Not blank, over which closed form would stumble.
+            # Not blank: closed form fails on blank images.
             image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
             estimate_foreground(image, image[..., 0] / np.float32(48), self.foreground)
 

@@ -64,7 +64,7 @@ def encode_image(
         raise ImageError(str(error)) from error
     if pixels.ndim == 3 and channels == 1:
         pixels = pixels[..., 0]
-    if channels == 4:  # colours that nobody sees would take a fifth of a cut-out's bytes
+    if channels == 4:  # invisible colours would take a fifth of a cut-out's bytes
         pixels = np.where(pixels[..., 3:] > 0, pixels, 0)
     pixels = np.ascontiguousarray(pixels)
     profile = None if channels == 1 else icc_profile

@@ -59,7 +59,7 @@ def check_range(pixels: NDArray[Any], what: str = "pixels") -> None:
 def to_dtype(pixels: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
     """Any shape, uint8 | uint16 | float -> the same pixels as `dtype`, rounded to the nearest.
 
-    Going up and back again gives the very values. Errors as in `to_unit`.
+    Going up and back again gives the same values. Errors as in `to_unit`.
     """
     kind = np.dtype(dtype)
     full = peak(kind)

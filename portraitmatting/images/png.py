@@ -1,4 +1,4 @@
-"""PNG files chunk by chunk: checked for damage, and rid of all that decoders stumble over."""
+"""PNG files chunk by chunk: checked for damage, and without the chunks that decoders fail on."""
 
 import struct
 import zlib

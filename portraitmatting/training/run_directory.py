@@ -116,7 +116,7 @@ class RunDirectory:
             old.unlink(missing_ok=True)
 
     def checkpoints(self) -> list[Path]:
-        """Whole checkpoints, oldest first; other files beside them are nobody's business."""
+        """Whole checkpoints, oldest first; other files beside them are ignored."""
         paths = (self.path / "checkpoints").glob("*.pt")
         return sorted(
             (p for p in paths if _CHECKPOINT.fullmatch(p.name) and p.is_file()),

@@ -75,7 +75,7 @@ class VideoBackground:
             self._index = wanted - 1
         while self._index < wanted:
             self._index += 1
-            # Frames that nobody sees are skipped without decoding them to pixels.
+            # Frames that are not shown are skipped without decoding them to pixels.
             if self._index < wanted and self._capture.grab():
                 continue
             shown = self._next()

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Newest(Generic[T]):
-    """A slot for one item, where a newer one replaces an older one that nobody has taken."""
+    """A slot for one item, where a newer one replaces an older one that was not taken."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -27,7 +27,7 @@ class Newest(Generic[T]):
         self._closed = False
         self._error: BaseException | None = None
         self.dropped = 0
-        """How many items were replaced before anybody took them."""
+        """Items that were replaced before they were taken."""
 
     def put(self, item: T) -> None:
         """Never waits."""
@@ -111,7 +111,7 @@ class Camera:
 
     @property
     def dropped(self) -> int:
-        """Frames that came and went while nobody waited for one."""
+        """Frames that were replaced before they were taken."""
         return self._slot.dropped
 
     def __enter__(self) -> "Camera":

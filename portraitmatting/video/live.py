@@ -30,7 +30,7 @@ _USUAL_RATE = 30
 
 
 class Recorder:
-    """Writes composites to a video while somebody wants it."""
+    """Writes composites to video files, started and stopped at will."""
 
     def __init__(self, folder: Path, target: Path | None = None) -> None:
         """Recordings go to new files in `folder`, the first one to `target`, if given."""

@@ -109,7 +109,7 @@ def _state_file() -> Path:
 
 def _remembered_height() -> int:
     """In pixels; 0 if there is none."""
-    with contextlib.suppress(OSError, ValueError, RuntimeError):  # RuntimeError: nobody's home
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # RuntimeError: no home folder
         height = int(_state_file().read_text())
         return height if _HEIGHTS[0] <= height <= _HEIGHTS[1] else 0
     return 0
