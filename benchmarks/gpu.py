@@ -21,6 +21,7 @@ from benchmarks.timing import machine, say, table
 from portraitmatting import PRESETS, ModelConfig, PortraitMatting, Predictor, cli, load_model
 from portraitmatting.compositing import composite
 from portraitmatting.device import choose_device, describe_device
+from portraitmatting.foreground import estimate_foreground
 
 FRAME = 720, 1280
 BATCHES = 1, 4, 16
@@ -81,9 +82,10 @@ def stage_seconds(predictor: Predictor, frame: Any, seconds: float) -> dict[str,
     (estimate,) = predictor.estimate([prepared])
     matte = predictor.finish(estimate)
     stages: dict[str, Callable[[], Any]] = {
-        "prepare": partial(predictor.prepare, frame),
-        "network": partial(network, predictor, [prepared]),
-        "finish": partial(predictor.finish, estimate),
+        "prepare (resize)": partial(predictor.prepare, frame),
+        "network with copies": partial(network, predictor, [prepared]),
+        "finish (guided filter)": partial(predictor.finish, estimate),
+        "colours": lambda: estimate_foreground(frame, matte.alpha, "fast", predictor.device),
         "composite": lambda: composite(frame, matte.alpha, "#00ff00"),
     }
     return {name: median(stage, seconds / len(stages)) for name, stage in stages.items()}

@@ -20,5 +20,13 @@ def test_the_page_names_device_speed_and_stages(capsys):
     gpu.report("cpu", seconds=0, tiny=True)
     page = capsys.readouterr().out
     assert "cpu (" in page
-    for word in (*PRESETS, "images/s, batch 16", "frames/s", "prepare", "network", "memory"):
+    for word in (
+        *PRESETS,
+        "images/s, batch 16",
+        "frames/s",
+        "prepare",
+        "network",
+        "colours",
+        "memory",
+    ):
         assert word in page

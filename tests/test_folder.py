@@ -1088,3 +1088,28 @@ def test_kinds_of_images_are_named_if_there_are_several(photos):
     for name in ("b.JPG", "c.jpg"):
         write_image(photos / name, pixels())
     assert plan_folder(photos).describe_sources() == "3 images (2 .jpg, 1 .png)"
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_an_output_that_is_not_finite_fails_its_image_by_name(
+    photos, run, predictor, monkeypatch, batch_size
+):
+    fill(photos, "a.png", "spoilt.png", "z.png")
+    spoilt = pixels(seed=1)
+    estimate = Predictor.estimate
+
+    def spoiling(self, batch):
+        return [
+            answer._replace(alpha=torch.full_like(answer.alpha, torch.nan))
+            if np.array_equal(answer.image.pixels, spoilt)
+            else answer
+            for answer in estimate(self, batch)
+        ]
+
+    monkeypatch.setattr(Predictor, "estimate", spoiling)
+    summary = run(batch_size=batch_size)
+    assert (summary.done, list(summary.failed)) == (2, [Path("spoilt.png")])
+    assert "spoilt.png: the network's output is not finite" in summary.failed[Path("spoilt.png")]
+    monkeypatch.undo()
+    again = run()
+    assert (again.done, again.skipped) == (1, 2)
