@@ -98,7 +98,7 @@ def _estimate(
         front = colors[:3].transpose(1, 2, 0)[region]
         result[box][region] = to_dtype(front, image.dtype)
     else:
-        _fit_tiles(result[box], part, weight, region, np.ascontiguousarray(colors))
+        _fit_tiles(result[box], part, weight, region, torch.from_numpy(colors))
     return result
 
 
@@ -121,7 +121,7 @@ def _fit_tiles(
     image: NDArray[Any],
     alpha: NDArray[np.float32],
     region: NDArray[np.bool_],
-    colors: NDArray[np.float32],
+    colors: Tensor,
 ) -> None:
     """Bring colours 6xhxw (foreground above background) to the pixels of `region` in `result`."""
     for top, left in itertools.product(*(range(0, side, _TILE) for side in alpha.shape)):
@@ -141,8 +141,8 @@ def _fit_tiles(
         wanted[[0, -1]] = wanted[:, [0, -1]] = False
         index = torch.from_numpy(np.flatnonzero(wanted))
         pixels, levels = to_unit(image[outer]), alpha[outer]
-        tensors = [torch.from_numpy(array) for array in (pixels, levels, first)]
-        fitted = fit_colors(tensors[0], tensors[1], tensors[2], index).numpy()
+        known = torch.from_numpy(pixels), torch.from_numpy(levels)
+        fitted = fit_colors(known[0], known[1], first, index).numpy()
         pixels.reshape(-1, 3)[index.numpy()] = fitted[:, :3]
         front = pixels[_STEPS:-_STEPS, _STEPS:-_STEPS][region[inner]]
         result[inner][region[inner]] = to_dtype(front, image.dtype)

@@ -52,7 +52,7 @@ def guided_upsample(
     if not shrinks(size, coarse.shape):
         return to_source_size(coarse, size)
     small = to_tensor(image, coarse.shape)[None]
-    lines = fit(small, torch.from_numpy(coarse)[None, None])[0].numpy()
+    lines = fit(small, torch.from_numpy(coarse)[None, None])[0]
     lines[:3] /= peak(image.dtype)  # the pixels below stay in their own range
     alpha = np.empty(size, np.float32)
     heights, widths = zip(size, coarse.shape, strict=True)
@@ -128,14 +128,11 @@ def _solve(covariance: list[list[Tensor]], together: tuple[Tensor, ...]) -> Tens
 
 
 def _apply(
-    lines: NDArray[np.float32],
-    rows: NDArray[np.float32],
-    columns: NDArray[np.float32],
-    pixels: NDArray[Any],
-) -> Any:
+    lines: Tensor, rows: Tensor, columns: Tensor, pixels: NDArray[Any]
+) -> NDArray[np.float32] | float:
     if not lines[:3].any() and lines[3].min() == lines[3].max():
-        return lines[3, 0, 0]  # nothing but background, or person: most of a large image
-    full = rows @ lines @ columns.T
+        return lines[3, 0, 0].item()  # nothing but background, or person: most of a large image
+    full = (rows @ lines @ columns.T).numpy()
     alpha = full[3]
     for channel in range(3):
         alpha += full[channel] * pixels[..., channel]

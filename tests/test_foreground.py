@@ -126,7 +126,10 @@ def test_a_large_image_is_near_to_its_whole_estimate(method, monkeypatch):
     image, alpha = textured(1300, 1900)
     large = estimate_foreground(image, alpha, method)
     monkeypatch.setattr(foreground, "_TILE", 999)
-    assert np.array_equal(estimate_foreground(image, alpha, method), large)  # there are no seams
+    retiled = estimate_foreground(image, alpha, method)
+    # There are no seams: sums in another order may round one value in a million differently.
+    assert np.abs(retiled.astype(int) - large).max() <= 1
+    assert np.mean(retiled != large) < 1e-5
     monkeypatch.setattr(foreground, "LARGEST", image.size)
     whole = estimate_foreground(image, alpha, method)
     seen = np.abs(large.astype(float) - whole) * alpha[..., None]
