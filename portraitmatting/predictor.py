@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import IO, Any, NamedTuple, TypeAlias
+from typing import IO, Any, NamedTuple, TypeAlias, cast
 
 import cv2
 import numpy as np
@@ -90,7 +90,7 @@ def as_image(source: Source) -> DecodedImage:
     if isinstance(source, Image.Image):
         return from_pillow(source)
     if hasattr(source, "read"):
-        return decode(_read_open(source))
+        return decode(_read_open(cast("IO[bytes]", source)))
     try:
         array = np.asarray(source)
     except (ValueError, TypeError, RuntimeError):  # ragged lists, tensors on a GPU

@@ -106,10 +106,10 @@ def build_page(
             paths, is_empty = make(photo, tuple(chosen), progress, previews=True)
         except PortraitmattingError as error:
             # Not gr.Error: it would leave the results of the photo before where they are.
-            gr.Warning(str(error), duration=None, title="This cannot be used")
+            gr.Warning(str(error))
             return nothing
         if is_empty:
-            gr.Info("Nobody was found in this photo.", duration=None, title="Nobody there")
+            gr.Info("Nobody was found in this photo.")
         before, after, *others = paths
         files = [gr.update(value=path, interactive=True) for path in others[2:]]
         return (before, after), *others[:2], *files
@@ -128,8 +128,6 @@ def build_page(
         with gr.Row(elem_classes="layout"):
             with gr.Column(elem_classes="photo", min_width=0):
                 photo = _image_box("Photo", height=260)
-                if paths := sorted(p for p in examples.glob("*") if p.suffix in _EXAMPLE_SUFFIXES):
-                    gr.Examples([[str(p)] for p in paths], photo, label="Examples")
             with gr.Column(elem_classes="slider", min_width=0):
                 slider = gr.ImageSlider(
                     label="Before and after",
@@ -153,6 +151,8 @@ def build_page(
                     preset = _menu("Preset", "preset", "quality")
                     foreground = _menu("Edge colours", "foreground", "ml")
                 crop = gr.Checkbox(False, label="Crop to the person")
+                if paths := sorted(p for p in examples.glob("*") if p.suffix in _EXAMPLE_SUFFIXES):
+                    gr.Examples([[str(p)] for p in paths], photo, label="Examples")
         views, files = [slider, matte_view, cut_out_view], [alpha, rgba, composite]
         inputs: list[Any] = [photo, background, colour, image, preset, foreground, crop]
         one_at_a_time: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "network"}
