@@ -36,8 +36,8 @@ TILE = 256
 """Source pixels a side of what is worked on at once: beside the result, memory does not grow with
 the image."""
 
-_ONE = 1 - 1e-6
-"""Interpolation of ones may miss 1 by a bit."""
+CERTAIN = 1 - 1e-6
+"""What is above counts as 1: interpolation of ones may miss it by a bit."""
 
 
 def guided_upsample(
@@ -74,7 +74,7 @@ def guided_upsample_tensor(images: Tensor, coarse: Tensor) -> Tensor:
     lines = fit(resize_tensor(images, (coarse.shape[-2], coarse.shape[-1])), coarse)
     lines = F.interpolate(lines, size=size, mode="bilinear")
     alpha = (lines[:, :3] * images).sum(dim=1, keepdim=True) + lines[:, 3:]
-    return torch.where(alpha > _ONE, 1, alpha).clamp(0, 1)
+    return torch.where(alpha > CERTAIN, 1, alpha).clamp(0, 1)
 
 
 def fit(images: Tensor, coarse: Tensor) -> Tensor:
@@ -136,5 +136,5 @@ def _apply(
     alpha = full[3]
     for channel in range(3):
         alpha += full[channel] * pixels[..., channel]
-    alpha[alpha > _ONE] = 1
+    alpha[alpha > CERTAIN] = 1
     return alpha.clip(0, 1)

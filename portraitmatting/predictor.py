@@ -4,6 +4,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from typing import IO, Any, NamedTuple, TypeAlias, cast
@@ -36,6 +37,7 @@ from portraitmatting.images.pixels import FLOAT_SLACK, to_unit
 from portraitmatting.matte import Matte
 from portraitmatting.modeling.heads import fuse
 from portraitmatting.modeling.model import PortraitMatting, Prediction
+from portraitmatting.on_gpu import guided_matte, shrink_pixels
 from portraitmatting.onnx_model import OnnxModel
 from portraitmatting.transforms import (
     MULTIPLE,
@@ -54,8 +56,11 @@ class Prepared(NamedTuple):
     """An image, and what the network reads of it."""
 
     image: DecodedImage
+    size: tuple[int, int]
+    """The working size (h, w)."""
     tensor: Tensor
-    """3xhxw float32 in [0, 1] at working size, on the CPU; pinned, if the network is on CUDA."""
+    """3xhxw float32 in [0, 1] at working size, on the CPU; if the network is on CUDA, which then
+    does the rest, the image's own pixels HxWx3, pinned."""
 
 
 class Estimate(NamedTuple):
@@ -68,6 +73,9 @@ class Estimate(NamedTuple):
     """hxw uint8 classes, alike."""
     arrived: torch.cuda.Event | None
     """When both are copied from a CUDA device; None elsewhere, where copies wait."""
+    there: tuple[Tensor, Tensor, Tensor] | None = None
+    """On CUDA, what is there of the image: its pixels HxWx3, the same at working size, its matte
+    at working size."""
 
 
 Source: TypeAlias = (
@@ -248,46 +256,74 @@ class Predictor:
         """
         prepared = [self.prepare(image) for image in images]
         mattes: dict[int, Matte] = {}
-        for size in dict.fromkeys(item.tensor.shape for item in prepared):
-            members = [i for i, item in enumerate(prepared) if item.tensor.shape == size]
+        for size in dict.fromkeys(item.size for item in prepared):
+            members = [i for i, item in enumerate(prepared) if item.size == size]
             estimates = self.estimate([prepared[i] for i in members])
             mattes.update(zip(members, map(self.finish, estimates), strict=True))
         return [mattes[i] for i in range(len(prepared))]
 
     def prepare(self, image: Source) -> Prepared:
-        """The image at its working size."""
+        """The image at its working size, or on the way to CUDA."""
         check_process()
         decoded = as_image(image)
-        height, width = decoded.pixels.shape[:2]
-        with explain_memory(f"not enough memory for {width}x{height} pixels: scale the image down"):
-            tensor = to_tensor(decoded.pixels, self.network_size(decoded.pixels))
-        return Prepared(decoded, tensor.pin_memory() if self.device.type == "cuda" else tensor)
+        pixels, size = decoded.pixels, self.network_size(decoded.pixels)
+        with _explain_size(decoded):
+            if self.device.type == "cuda":
+                tensor = torch.from_numpy(np.require(pixels, requirements="CW")).pin_memory()
+            else:
+                tensor = to_tensor(pixels, size)
+        return Prepared(decoded, size, tensor)
 
     def estimate(self, batch: Sequence[Prepared]) -> list[Estimate]:
         """What the network says of images of one working size, in order.
 
         On CUDA it is only said what is to be done: copies to and from pinned memory and the
-        network itself run while the caller goes on, and `finish` waits for them.
+        network itself run while the caller goes on, and `finish` waits for them. Pixels go there
+        in their own depth, and stay for `finish`.
         """
         is_cuda = self.device.type == "cuda"
-        outputs = self._in_parts([item.tensor for item in batch], self._network)
+        pixels, images = zip(*map(self._upload, batch), strict=True)
+        outputs = self._in_parts(images, self._network)
         alphas, trimaps = (output.to("cpu", non_blocking=is_cuda) for output in outputs)
-        arrived = torch.cuda.current_stream(self.device).record_event() if is_cuda else None
+        if not is_cuda:
+            items = zip(batch, alphas, trimaps, strict=True)
+            return [Estimate(item.image, alpha, trimap, None) for item, alpha, trimap in items]
+        arrived = torch.cuda.current_stream(self.device).record_event()
+        there = zip(pixels, images, outputs[0], strict=True)
         return [
-            Estimate(item.image, alpha, trimap, arrived)
-            for item, alpha, trimap in zip(batch, alphas, trimaps, strict=True)
+            Estimate(item.image, alpha, trimap, arrived, tensors)
+            for item, alpha, trimap, tensors in zip(batch, alphas, trimaps, there, strict=True)
         ]
+
+    def _upload(self, item: Prepared) -> tuple[Tensor, Tensor]:
+        """What was prepared, and the image 3xhxw at working size, both on the device."""
+        is_cuda = self.device.type == "cuda"
+        with _explain_size(item.image):
+            # From pinned memory each comes without this thread's help.
+            there = item.tensor.to(self.device, non_blocking=is_cuda)
+            return there, shrink_pixels(there, item.size) if is_cuda else there
 
     def finish(self, estimate: Estimate) -> Matte:
         """The matte at the image's own size."""
-        if estimate.arrived is not None:
-            estimate.arrived.synchronize()
-        image, alpha, classes, _ = estimate
+        image, alpha, classes, arrived, there = estimate
+        full = None
+        with _explain_size(image):
+            if there is not None:
+                full = guided_matte(*there).to("cpu", non_blocking=True)
+                arrived = torch.cuda.current_stream(self.device).record_event()
+        if arrived is not None:
+            arrived.synchronize()
         if alpha.isnan().any():
-            (alpha,), (classes,) = self._in_fp32([self.prepare(image).tensor])
+            pixels, small = self._upload(self.prepare(image))
+            (alpha,), (classes,) = self._in_fp32([small])
+            if there is not None:
+                full = guided_matte(pixels, small, alpha).to("cpu", non_blocking=False)
         height, width = image.pixels.shape[:2]
-        with explain_memory(f"not enough memory for {width}x{height} pixels: scale the image down"):
-            matte = guided_upsample(image.pixels, alpha[0].cpu().numpy())
+        with _explain_size(image):
+            if full is None:
+                matte = guided_upsample(image.pixels, alpha[0].cpu().numpy())
+            else:
+                matte = to_unit(full.numpy())
             values, size = VALUES[classes.cpu().numpy()], (width, height)
             trimap = cv2.resize(values, size, interpolation=cv2.INTER_NEAREST_EXACT)
             if image.alpha is not None:
@@ -336,8 +372,8 @@ class Predictor:
     def _in_parts(
         self, images: Sequence[Tensor] | Tensor, network: _Network
     ) -> tuple[Tensor, Tensor]:
-        """3xhxw each, at one working size, on any device, to mattes Bx1xhxw float32 and trimap
-        classes Bxhxw uint8 on the model's, in as many parts as the device's memory asks for."""
+        """3xhxw each, at one working size, on the model's device, to mattes Bx1xhxw float32 and
+        trimap classes Bxhxw uint8 there, in as many parts as the device's memory asks for."""
         size = (images[0].shape[-2], images[0].shape[-1])
         mattes: list[Tensor] = []
         trimaps: list[Tensor] = []
@@ -368,18 +404,21 @@ class Predictor:
 
         The error does not leave this function: it would keep alive what filled the memory.
         """
-        is_cuda = self.device.type == "cuda"
         check_process()
         try:
-            # Stacked there, not here: from pinned memory each comes without this thread's help.
-            there = [image.to(self.device, non_blocking=is_cuda) for image in images]
-            batch = torch.stack(there).contiguous(memory_format=torch.channels_last)
+            batch = torch.stack(list(images)).contiguous(memory_format=torch.channels_last)
             alpha, trimap_logits = network(batch)
             return fuse(alpha, trimap_logits), trimap_logits.argmax(dim=1).to(torch.uint8)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             return None
+
+
+def _explain_size(image: DecodedImage) -> AbstractContextManager[None]:
+    """`explain_memory` for what grows with the image."""
+    height, width = image.pixels.shape[:2]
+    return explain_memory(f"not enough memory for {width}x{height} pixels: scale the image down")
 
 
 def _compiled(network: _Network) -> _Network:

@@ -105,8 +105,11 @@ def resize_tensor(images: Tensor, size: tuple[int, int]) -> Tensor:
         return images
     if not shrinks((height, width), size):
         return F.interpolate(images, size=size, mode="bicubic").clamp(0, 1)
-    rows, columns = _area_weights(height, size[0]), _area_weights(width, size[1])
-    return rows.to(images) @ images @ columns.to(images).T
+    rows, columns = (
+        area_weights(large, small, images.device).to(images.dtype)
+        for large, small in ((height, size[0]), (width, size[1]))
+    )
+    return rows @ images @ columns.T
 
 
 def shrinks(source: Sequence[int], target: Sequence[int]) -> bool:
@@ -114,13 +117,15 @@ def shrinks(source: Sequence[int], target: Sequence[int]) -> bool:
     return target[0] * target[1] < source[0] * source[1]
 
 
-def _area_weights(source: int, target: int) -> Tensor:
-    """target x source: how much of each source pixel lies in each target pixel; rows sum to 1."""
-    edges = torch.linspace(0, source, target + 1, dtype=torch.float64)
-    pixels = torch.arange(source, dtype=torch.float64)
-    end = torch.minimum(edges[1:, None], pixels + 1)
-    begin = torch.maximum(edges[:-1, None], pixels)
-    return (end - begin).clamp(min=0) * (target / source)
+def area_weights(source: int, target: int, device: torch.device) -> Tensor:
+    """target x source, float32: how much of each source pixel lies in each target pixel; rows sum
+    to 1. Made on the device, so that nothing waits for a copy."""
+    # In units in which all edges are integers.
+    edges = torch.arange(target + 1, device=device) * source
+    pixels = torch.arange(source + 1, device=device) * target
+    end = torch.minimum(edges[1:, None], pixels[1:])
+    begin = torch.maximum(edges[:-1, None], pixels[:-1])
+    return (end - begin).clamp(min=0).float() / source
 
 
 def interpolation(

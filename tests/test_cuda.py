@@ -2,15 +2,21 @@
 
 import collections
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from portraitmatting import ModelConfig, PortraitMatting
+from portraitmatting import ModelConfig, PortraitMatting, Predictor
+from portraitmatting.guided_filter import guided_upsample
+from portraitmatting.images.decode import DecodedImage
 from portraitmatting.modeling import swin
 from portraitmatting.modeling.heads import fuse
+from portraitmatting.on_gpu import guided_matte, shrink_pixels
+from portraitmatting.predictor import Prepared
+from portraitmatting.transforms import to_tensor
 
 LAUNCHES = 620
 """Most operators of a pass of the published network that start a kernel."""
@@ -94,3 +100,67 @@ def test_a_pass_is_what_a_gpu_likes(recorder):
     assert not set(names) & {"_local_scalar_dense", "nonzero"}
     assert {x.device.type for _, _, x in recorder.calls if isinstance(x, torch.Tensor)} == {"cuda"}
     assert len(names) <= LAUNCHES, collections.Counter(names)
+
+
+PEAKS = {np.uint8: 255, np.uint16: 65535, np.float32: 1}
+
+
+@pytest.mark.parametrize("dtype", PEAKS, ids=lambda dtype: dtype.__name__)
+def test_from_pixels_to_pixels_everything_but_the_network_happens_there(monkeypatch, dtype):
+    """Pixels go up once and as they are; at working size two copies come back, at full size 16
+    bits a pixel; and in between the GPU is never waited for."""
+    predictor = Predictor(PortraitMatting(ModelConfig.tiny()), 64)
+    half = predictor.model.at_precision(torch.float16)
+    monkeypatch.setattr(swin, "_cached_shift_mask", swin.lru_cache(swin.shift_mask))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: FakeStream())
+    image = DecodedImage(np.zeros((150, 200, 3), dtype))
+    predictor.device, predictor.dtype = torch.device("cuda", 0), torch.float16
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        on_fake_cuda(predictor.model)
+        predictor._network = on_fake_cuda(half)
+        tensor = torch.empty(image.pixels.shape, dtype=torch.from_numpy(image.pixels).dtype)
+        batch = [Prepared(image, (64, 96), tensor)] * 3
+        predictor.estimate(batch)
+        with Recorder() as recorder:
+            estimates = predictor.estimate(batch)
+            mattes = [guided_matte(*estimate.there) for estimate in estimates]
+    names = {name for name, _, _ in recorder.calls}
+    assert not names & {"_local_scalar_dense", "nonzero", "item"}
+    copies = [
+        (args[0].dtype, output.device.type)
+        for name, args, output in recorder.calls
+        if name == "_to_copy" and args[0].device != output.device
+    ]
+    back = [(torch.float32, "cpu"), (torch.uint8, "cpu")]
+    assert copies == [(tensor.dtype, "cuda")] * 3 + back
+    for estimate, matte in zip(estimates, mattes, strict=True):
+        assert {x.device.type for x in estimate.there} == {"cuda"}
+        assert (matte.dtype, matte.shape) == (torch.uint16, (150, 200))
+
+
+class FakeStream:
+    def record_event(self):
+        return None
+
+
+@pytest.mark.parametrize("side", [(150, 230), (700, 500), (20, 30)], ids=str)
+@pytest.mark.parametrize("dtype", PEAKS, ids=lambda dtype: dtype.__name__)
+def test_there_comes_out_what_comes_out_here(rng, monkeypatch, dtype, side):
+    """One grey level where rounding decides at working size, 1e-4 in the matte."""
+    monkeypatch.setattr("portraitmatting.on_gpu._STRIP", 7777)
+    rows, columns = np.mgrid[0 : side[0], 0 : side[1]] / 60
+    shades = [np.sin(rows + k) * np.cos(columns - k) / 2.1 + 0.5 for k in range(3)]
+    pixels = np.dstack(shades) + 0.02 * rng.random((*side, 1))
+    pixels = (pixels.clip(0, 1) * PEAKS[dtype]).astype(dtype)
+    coarse = (np.sin(np.mgrid[0:64, 0:96].sum(axis=0) / 9) + 0.5).clip(0, 1).astype(np.float32)
+    here = to_tensor(pixels, (64, 96))
+    there = shrink_pixels(torch.from_numpy(pixels), (64, 96))
+    assert there.dtype == torch.float32
+    difference = (here - there).abs()
+    level = 1 / PEAKS[dtype] if dtype != np.float32 else 0
+    assert difference.max() < level + 1e-5
+    assert (difference > 1e-5).float().mean() < 0.01
+    matte = guided_matte(torch.from_numpy(pixels), here, torch.from_numpy(coarse)[None])
+    expected = guided_upsample(pixels, coarse)
+    np.testing.assert_allclose(matte.numpy() / 65535, expected, atol=1e-4)
+    assert ((matte.numpy() == 65535) == (expected > 1 - 0.5 / 65535)).mean() > 0.99

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
 
-import torch
 from PIL import Image
 
 from portraitmatting.device import is_out_of_memory
@@ -194,7 +193,7 @@ class _Batches:
         self._batch_size = batch_size
         self._threads = threads
         self._busy = threads
-        self._groups: dict[torch.Size, list[tuple[Prepared, Future[Estimate]]]] = {}
+        self._groups: dict[tuple[int, int], list[tuple[Prepared, Future[Estimate]]]] = {}
         self._closed = False
         self._changed = threading.Condition()
 
@@ -202,7 +201,7 @@ class _Batches:
         """Waits for it; raises what `Predictor.estimate` raises."""
         future: Future[Estimate] = Future()
         with self._changed:
-            self._groups.setdefault(prepared.tensor.shape, []).append((prepared, future))
+            self._groups.setdefault(prepared.size, []).append((prepared, future))
             self._busy -= 1
             self._changed.notify_all()
         return future.result()
