@@ -269,7 +269,7 @@ class Predictor:
         pixels, size = decoded.pixels, self.network_size(decoded.pixels)
         with _explain_size(decoded):
             if self.device.type == "cuda":
-                tensor = torch.from_numpy(np.require(pixels, requirements="CW")).pin_memory()
+                tensor = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).pin_memory()
             else:
                 tensor = to_tensor(pixels, size)
         return Prepared(decoded, size, tensor)

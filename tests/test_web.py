@@ -317,8 +317,10 @@ def test_the_page_in_a_browser(server, checkpoint, tmp_path):
         message = page.get_by_text("bad.jpg: text, not an image")
         message.wait_for()
         assert message.count() == 1
-        assert page.get_by_text("Download matte").is_disabled()
-        assert not page.locator("img[src*=preview-]").count()
+        # The message comes just before the results go.
+        page.wait_for_function("!document.querySelector('img[src*=preview-]')")
+        button = page.get_by_role("button", name="Download matte")
+        button.and_(page.locator("[disabled], [aria-disabled=true], .disabled")).wait_for()
         elsewhere = [
             url for url in page.requested if not url.startswith((server, "data:", "blob:"))
         ]
