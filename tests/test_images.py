@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from image_samples import close, noise, read_bytes, saved, smooth
 from portraitmatting.errors import ImageError
 from portraitmatting.images import files as images
 from portraitmatting.images.files import list_images, read_image, write_image
@@ -21,32 +22,6 @@ from portraitmatting.images.files import list_images, read_image, write_image
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 LOSSLESS = [".png", ".webp", ".tif", ".tiff"]
 DEEP = [".png", ".tif", ".tiff"]
-
-
-def noise(*shape, dtype=np.uint8):
-    full = np.iinfo(dtype).max
-    return np.random.default_rng(0).integers(0, full + 1, shape).astype(dtype)
-
-
-def smooth(height=48, width=64):
-    y, x = np.mgrid[:height, :width]
-    return np.dstack([x * 255 / width, y * 255 / height, 255 - x * 255 / width]).astype(np.uint8)
-
-
-def saved(image, kind, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def read_bytes(tmp_path, data, name="image.png"):
-    path = tmp_path / name
-    path.write_bytes(data)
-    return read_image(path)
-
-
-def close(pixels, expected, tolerance=3):
-    return np.abs(pixels.astype(int) - np.asarray(expected).astype(int)).mean() < tolerance
 
 
 # Round trips

@@ -1,6 +1,5 @@
 """Damaged, incomplete and hostile files: an error in one line, or an image, and nothing else."""
 
-import io
 import os
 import random
 import subprocess
@@ -16,37 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from benchmarks.fuzz_decode import damage, outcome, samples
+from image_samples import close, noise, read_bytes, saved, smooth
 from portraitmatting.errors import ImageError
 from portraitmatting.images.decode import decode
 from portraitmatting.images.files import list_images, read_image, write_image
 
 SAMPLES = samples()
-
-
-def noise(*shape, dtype=np.uint8):
-    full = np.iinfo(dtype).max
-    return np.random.default_rng(0).integers(0, full + 1, shape).astype(dtype)
-
-
-def smooth(height=48, width=64):
-    y, x = np.mgrid[:height, :width]
-    return np.dstack([x * 255 / width, y * 255 / height, 255 - x * 255 / width]).astype(np.uint8)
-
-
-def saved(image, kind, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def read_bytes(tmp_path, data, name="image.png"):
-    path = tmp_path / name
-    path.write_bytes(data)
-    return read_image(path)
-
-
-def close(pixels, expected, tolerance=3):
-    return np.abs(pixels.astype(int) - np.asarray(expected).astype(int)).mean() < tolerance
 
 
 def truncated(kind, part=0.6, **options):
