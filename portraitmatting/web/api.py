@@ -54,7 +54,9 @@ def build_api(predictor: Predictor, megapixels: float) -> FastAPI:
             photo = _upload(image)
             backdrop = _upload(background_image) if background_image else None
             choices = Choices(background, colour, backdrop, preset, foreground, crop)
-            result = matte_photo(predictor, photo, choices, megapixels, lambda part, step: None)
+            result = matte_photo(
+                predictor, photo, choices, megapixels, lambda part, step: None, [output]
+            )
             pixels = getattr(result, output)
             data = encode_image(pixels, ".png", result.icc_profile, result.metadata)
         except PortraitmattingError as error:

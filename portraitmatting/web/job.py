@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
@@ -107,16 +107,17 @@ class Choices:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """All of one size, in the photo's depth (uint8 | uint16): RGB, HxW, RGBA, RGB."""
+    """All of one size, in the photo's depth (uint8 | uint16): RGB, HxW, RGBA, RGB; None for what
+    was not asked for."""
 
     image: NDArray[Any]
-    alpha: NDArray[Any]
-    rgba: NDArray[Any]
-    composite: NDArray[Any]
     icc_profile: bytes | None
     metadata: Metadata | None
     is_empty: bool
     """Whether nobody is in the photo."""
+    alpha: NDArray[Any] | None = None
+    rgba: NDArray[Any] | None = None
+    composite: NDArray[Any] | None = None
 
     def write(self, folder: Path, stem: str) -> list[Path]:
         """A PNG file for each of `KINDS`."""
@@ -137,7 +138,12 @@ class Result:
 
 
 def matte_photo(
-    predictor: Predictor, photo: Upload, choices: Choices, megapixels: float, progress: _Progress
+    predictor: Predictor,
+    photo: Upload,
+    choices: Choices,
+    megapixels: float,
+    progress: _Progress,
+    kinds: Sequence[str] = KINDS,
 ) -> Result:
     """From a photo to its results; one at a time, others wait.
 
@@ -147,6 +153,7 @@ def matte_photo(
         choices: what the user wants.
         megapixels: how large images may be.
         progress: gets the part that is done, 0..1, and what comes next.
+        kinds: the results to make; the others are None.
 
     Raises `PortraitmattingError`, one line, for whatever its user can mend.
     """
@@ -171,16 +178,10 @@ def matte_photo(
             matte = matte.crop(_CROP_MARGIN)
         progress(0.5, "Estimating foreground colours")
         results = {
-            kind: matte.result(kind, background, cast(Any, choices.foreground)) for kind in KINDS
+            kind: matte.result(kind, background, cast(Any, choices.foreground)) for kind in kinds
         }
         progress(0.7, "Writing")
-        return Result(
-            matte.image,
-            **results,
-            icc_profile=source.icc_profile,
-            metadata=source.metadata,
-            is_empty=is_empty,
-        )
+        return Result(matte.image, source.icc_profile, source.metadata, is_empty, **results)
 
 
 def _megapixels(data: bytes) -> float:

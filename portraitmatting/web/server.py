@@ -11,8 +11,8 @@ from pathlib import Path
 from portraitmatting.checkpoint import load_model
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.predictor import Predictor
+from portraitmatting.web.guard import LOCAL_HOSTS, Guard
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PORTS = range(7860, 7960)
 _EXAMPLES = Path(__file__).parents[2] / "examples"  # in a clone of the repository
 
@@ -53,7 +53,8 @@ def serve(
             raise PortraitmattingError(f"{value:g} {unit}: use more than 0")
     if root_path and "://" not in root_path:
         root_path = "/" + root_path.strip("/")  # however it is written
-    is_local = host in _LOOPBACK
+    name = f"[{host}]" if ":" in host else host
+    is_local = name in LOCAL_HOSTS
     if not is_local:
         print(
             f"warning: at {host}, whoever reaches this machine can use the page: there is no "
@@ -63,8 +64,8 @@ def serve(
     listener = _listen(host, port)
     # The page asks nothing of the internet; a proxy in the environment would only keep Gradio's
     # libraries from starting.
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        del os.environ[name]
+    for variable in [key for key in os.environ if key.lower().endswith("_proxy")]:
+        del os.environ[variable]
     predictor = Predictor(load_model(checkpoint, device), short_side, precision)
     with listener, tempfile.TemporaryDirectory(prefix="portraitmatting-") as temporary:
         folder = Path(temporary).resolve()
@@ -74,7 +75,6 @@ def serve(
         import uvicorn
 
         from portraitmatting.web.api import build_api
-        from portraitmatting.web.guard import LOCAL_HOSTS, Guard
         from portraitmatting.web.page import CSS, THEME, build_page
 
         max_bytes = round(max_megabytes * 1e6)
@@ -99,7 +99,6 @@ def serve(
         )
         guarded = Guard(app, folder, max_bytes, hosts)
         config = uvicorn.Config(guarded, log_level="error", timeout_graceful_shutdown=1)
-        name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{listener.getsockname()[1]}/"
         print(f"{predictor}\nthe page is at {address} until Ctrl-C", flush=True)
         if browser:
