@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.scenes import BACKGROUNDS, draw_portrait
-from portraitmatting.checkpoint import load_model
+from portraitmatting.checkpoint.load import load_model
 from portraitmatting.evaluate.benchmark import find_benchmark
 from portraitmatting.guided_filter import guided_upsample
 from portraitmatting.images.files import read_alpha, read_image

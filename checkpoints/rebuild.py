@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from portraitmatting import Predictor, load_model
-from portraitmatting.checkpoint import DEFAULT, SUMS, describe, sha256
-from portraitmatting.checkpoint.load import convert
+from portraitmatting.checkpoint.load import convert, describe
+from portraitmatting.checkpoint.registry import DEFAULT, SUMS, sha256
 from portraitmatting.cli import given, run
 
 HERE = Path(__file__).parent

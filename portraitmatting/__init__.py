@@ -3,14 +3,15 @@
     from portraitmatting import Predictor, load_model
     matte = Predictor(load_model()).predict(image)  # HWC RGB, uint8, uint16 or float
 
-Names are imported on first use, so that `import portraitmatting` is instant.
+Names are imported on first use: the commands, which import this package too, must answer a wrong
+call before PyTorch is loaded.
 """
 
 from typing import TYPE_CHECKING
 
 from portraitmatting.lazy import lazy_names
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what type checkers and editors see
     from portraitmatting.checkpoint.load import load_model
     from portraitmatting.choices import PRESETS
     from portraitmatting.compositing import composite
@@ -21,32 +22,19 @@ if TYPE_CHECKING:
     from portraitmatting.modeling.model import ModelConfig, PortraitMatting
     from portraitmatting.predictor import Predictor
 
-_HOME = {
+_MODULES = {
+    "PRESETS": "choices",
+    "Matte": "matte",
     "ModelConfig": "modeling.model",
     "PortraitMatting": "modeling.model",
-    "load_model": "checkpoint.load",
-    "Matte": "matte",
-    "Predictor": "predictor",
-    "PRESETS": "choices",
     "PortraitmattingError": "errors",
+    "Predictor": "predictor",
     "composite": "compositing",
     "estimate_foreground": "foreground",
+    "load_model": "checkpoint.load",
     "read_image": "images.files",
     "write_image": "images.files",
 }
 
-__all__ = [
-    "PRESETS",
-    "Matte",
-    "ModelConfig",
-    "PortraitMatting",
-    "PortraitmattingError",
-    "Predictor",
-    "composite",
-    "estimate_foreground",
-    "load_model",
-    "read_image",
-    "write_image",
-]
-
-__getattr__, __dir__ = lazy_names(__name__, _HOME)
+__all__ = list(_MODULES)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -7,18 +7,20 @@ from typing import Any
 
 
 def lazy_names(
-    package: str, home: Mapping[str, str]
+    package: str, modules: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` (PEP 562) for the `__init__` of `package`.
+    """The `__getattr__` and `__dir__` (PEP 562) of a package's `__init__`.
 
-    `home` names, for every public name, the module inside the package that it lives in.
+    Args:
+        package: its name.
+        modules: every public name of the package, and the module in it that the name comes from.
     """
 
     def getattribute(name: str) -> Any:
-        if name not in home:
+        if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{package}.{home[name]}"), name)
+        value = getattr(import_module(f"{package}.{modules[name]}"), name)
         setattr(sys.modules[package], name, value)
         return value
 
-    return getattribute, lambda: sorted(home)
+    return getattribute, lambda: sorted(modules)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from portraitmatting.checkpoint import load_model
+from portraitmatting.checkpoint.load import load_model
 from portraitmatting.choices import preset_short_side
 from portraitmatting.device import (
     check_compiler,

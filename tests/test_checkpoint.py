@@ -16,20 +16,10 @@ from safetensors.torch import save_file
 from conftest import ROOT
 from golden_weights import image
 from portraitmatting import PortraitMatting, load_model
-from portraitmatting.checkpoint import (
-    AUTHOR,
-    FOLDER_VARIABLE,
-    SUMS,
-    CheckpointInfo,
-    describe,
-    known_sums,
-    metadata_text,
-    save_checkpoint,
-    sha256,
-    verify,
-)
-from portraitmatting.checkpoint.convert import from_author_keys
-from portraitmatting.checkpoint.load import convert
+from portraitmatting.checkpoint.convert import AUTHOR, from_author_keys
+from portraitmatting.checkpoint.format import CheckpointInfo, metadata_text, save_checkpoint
+from portraitmatting.checkpoint.load import convert, describe, verify
+from portraitmatting.checkpoint.registry import FOLDER_VARIABLE, SUMS, known_sums, sha256
 from portraitmatting.errors import CheckpointError
 
 INFO = CheckpointInfo("made for a test", "none", 64, facts={"data": "none, naïve"})

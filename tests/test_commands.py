@@ -13,13 +13,13 @@ import pytest
 from conftest import ROOT
 from portraitmatting import choices, commands
 from portraitmatting.__main__ import main, parser
-from portraitmatting.checkpoint import STORAGE
+from portraitmatting.checkpoint.format import STORAGE
 from portraitmatting.cli import FAILED, USAGE
 from portraitmatting.commands import COMMANDS, command
 from portraitmatting.commands.completion import whole_parser
 from portraitmatting.device import PRECISIONS
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.evaluate import REGIONS
+from portraitmatting.evaluate.evaluation import REGIONS
 from portraitmatting.images.encode import SIXTEEN_BIT, WRITABLE
 
 

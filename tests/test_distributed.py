@@ -14,7 +14,8 @@ import torch
 
 from deadly_results import DeadlyResults
 from portraitmatting import ModelConfig, PortraitMatting, PortraitmattingError, Predictor
-from portraitmatting.checkpoint import CheckpointInfo, load_model, save_checkpoint
+from portraitmatting.checkpoint.format import CheckpointInfo, save_checkpoint
+from portraitmatting.checkpoint.load import load_model
 from portraitmatting.cli import FAILED, USAGE, run
 from portraitmatting.commands import distributed as command_line
 from portraitmatting.folder.job import matte_folder

@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 import pytest
 
 from conftest import ROOT
-from portraitmatting.checkpoint import DEFAULT, SUMS
+from portraitmatting.checkpoint.registry import DEFAULT, SUMS
 
 FILES = [ROOT / "docker" / f"{kind}.Dockerfile" for kind in ("cpu", "cuda")]
 

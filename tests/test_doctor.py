@@ -9,13 +9,8 @@ import torch
 
 from conftest import ROOT
 from portraitmatting import doctor, nvidia
-from portraitmatting.checkpoint import (
-    FOLDER_VARIABLE,
-    SUMS,
-    CheckpointInfo,
-    save_checkpoint,
-    sha256,
-)
+from portraitmatting.checkpoint.format import CheckpointInfo, save_checkpoint
+from portraitmatting.checkpoint.registry import FOLDER_VARIABLE, SUMS, sha256
 from portraitmatting.cli import FAILED
 from portraitmatting.commands.doctor import main
 from portraitmatting.device import choose_device

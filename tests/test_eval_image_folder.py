@@ -17,7 +17,9 @@ from PIL import Image
 
 from conftest import ROOT
 from portraitmatting import ModelConfig, PortraitMatting, read_image, write_image
-from portraitmatting.checkpoint import DEFAULT, CheckpointInfo, load_model, save_checkpoint
+from portraitmatting.checkpoint.format import CheckpointInfo, save_checkpoint
+from portraitmatting.checkpoint.load import load_model
+from portraitmatting.checkpoint.registry import DEFAULT
 from portraitmatting.cli import run
 from portraitmatting.commands.folder import main, parser
 from portraitmatting.device import choose_device

@@ -13,19 +13,19 @@ import tifffile
 from PIL import Image
 
 from portraitmatting import metrics
-from portraitmatting.checkpoint import CheckpointInfo, save_checkpoint
+from portraitmatting.checkpoint.format import CheckpointInfo, save_checkpoint
 from portraitmatting.cli import run
 from portraitmatting.commands.evaluate import main
 from portraitmatting.errors import ImageError, PortraitmattingError
-from portraitmatting.evaluate import (
+from portraitmatting.evaluate.benchmark import find_benchmark
+from portraitmatting.evaluate.contact_sheet import draw_contact_sheet, error_image
+from portraitmatting.evaluate.evaluation import evaluate
+from portraitmatting.evaluate.methods import (
     MattingMethod,
-    evaluate,
-    find_benchmark,
     from_checkpoint,
     from_folder,
     from_predictor,
 )
-from portraitmatting.evaluate.contact_sheet import draw_contact_sheet, error_image
 from portraitmatting.evaluate.report import bootstrap_interval, paired_p_value
 from portraitmatting.evaluate.table import format_report
 from portraitmatting.images.files import read_alpha

@@ -23,7 +23,8 @@ from portraitmatting import (
     read_image,
     write_image,
 )
-from portraitmatting.checkpoint import CheckpointInfo, load_network, save_checkpoint
+from portraitmatting.checkpoint.format import CheckpointInfo, save_checkpoint
+from portraitmatting.checkpoint.load import load_network
 from portraitmatting.modeling.model import Prediction
 from portraitmatting.onnx_export import export_onnx
 from portraitmatting.onnx_model import OnnxModel, choose_providers

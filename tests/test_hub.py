@@ -8,7 +8,8 @@ import torch
 
 from conftest import ROOT
 from portraitmatting import ModelConfig, PortraitMatting, load_model
-from portraitmatting.checkpoint import CheckpointInfo, describe
+from portraitmatting.checkpoint.format import CheckpointInfo
+from portraitmatting.checkpoint.load import describe
 from portraitmatting.errors import CheckpointError
 
 INFO = CheckpointInfo(

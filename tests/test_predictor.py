@@ -19,7 +19,7 @@ from portraitmatting import (
     composite,
     estimate_foreground,
 )
-from portraitmatting.checkpoint import CheckpointInfo
+from portraitmatting.checkpoint.format import CheckpointInfo
 from portraitmatting.choices import KINDS
 from portraitmatting.compositing import rgba
 from portraitmatting.device import describe_device

@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from portraitmatting.checkpoint import CheckpointInfo, load_model, save_checkpoint
-from portraitmatting.checkpoint.format import dequantise_int8, quantise_int8
+from portraitmatting.checkpoint.format import (
+    CheckpointInfo,
+    dequantise_int8,
+    quantise_int8,
+    save_checkpoint,
+)
+from portraitmatting.checkpoint.load import load_model
 from portraitmatting.commands.train import main
 from portraitmatting.errors import CheckpointError, PortraitmattingError
 from portraitmatting.modeling.model import ModelConfig, PortraitMatting

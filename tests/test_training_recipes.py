@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from portraitmatting.checkpoint import load_model
+from portraitmatting.checkpoint.load import load_model
 from portraitmatting.commands.train import main
 from portraitmatting.training.recipe import config_from_dict, read_config
 from training_scenes import photo_folder

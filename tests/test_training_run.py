@@ -374,7 +374,7 @@ def test_frozen_parts_stay_and_others_move(tmp_path, photos, start):
         tmp_path / "run",
         config_from_dict(recipe(photos, init_from=start, lr_scale=lr_scale, steps=2)),
     )
-    from portraitmatting.checkpoint import load_model
+    from portraitmatting.checkpoint.load import load_model
     from portraitmatting.training.optimiser import part_of
 
     before, after = load_model(start).state_dict(), final(tmp_path / "run")["model"]

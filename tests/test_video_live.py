@@ -349,7 +349,7 @@ def test_what_is_no_video_is_refused_before_the_network_loads(tmp_path):
     not (shutil.which("Xvfb") and shutil.which("xdotool")), reason="needs Xvfb and xdotool"
 )
 def test_the_real_window_obeys_its_keys(tmp_path):
-    from portraitmatting.checkpoint import CheckpointInfo, save_checkpoint
+    from portraitmatting.checkpoint.format import CheckpointInfo, save_checkpoint
 
     checkpoint = tmp_path / "tiny.safetensors"
     info = CheckpointInfo("a test", "none", working_short_side=32)

@@ -29,7 +29,7 @@ from portraitmatting import (
     read_image,
     write_image,
 )
-from portraitmatting.checkpoint import CheckpointInfo, save_checkpoint
+from portraitmatting.checkpoint.format import CheckpointInfo, save_checkpoint
 from portraitmatting.compositing import composite, rgba
 from portraitmatting.images.pixels import to_dtype
 from portraitmatting.web.guard import Guard

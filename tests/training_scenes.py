@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import torch
 
-from portraitmatting.checkpoint import CheckpointInfo, save_checkpoint
+from portraitmatting.checkpoint.format import CheckpointInfo, save_checkpoint
 from portraitmatting.images.files import write_image
 from portraitmatting.modeling.model import ModelConfig, PortraitMatting
 

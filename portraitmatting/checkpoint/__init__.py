@@ -1,31 +1,10 @@
-"""Find, verify, read, convert and save checkpoints.
+"""Checkpoints: `registry` finds their files, `format` reads and writes them, `convert` translates
+the author's, `load` makes networks of them.
 
-    registry (names, sums) and format (files) <- convert (the author's keys) <- load (networks)
-
-Names are imported on first use: `registry` serves calls that must not wait for PyTorch.
+`CheckpointInfo`, which callers need for weights of their own, is imported on first use: `registry`
+serves calls that must not wait for PyTorch.
 """
 
 from portraitmatting.lazy import lazy_names
 
-_HOME = {
-    "AUTHOR": "convert",
-    "DEFAULT": "registry",
-    "FOLDER_VARIABLE": "registry",
-    "METADATA_KEY": "format",
-    "STORAGE": "format",
-    "SUMS": "registry",
-    "CheckpointInfo": "format",
-    "checkpoints_folder": "registry",
-    "describe": "load",
-    "known_sums": "registry",
-    "load_model": "load",
-    "load_network": "load",
-    "locate": "registry",
-    "metadata_text": "format",
-    "parse_metadata": "format",
-    "save_checkpoint": "format",
-    "sha256": "registry",
-    "verify": "load",
-}
-
-__getattr__, __dir__ = lazy_names(__name__, _HOME)
+__getattr__, __dir__ = lazy_names(__name__, {"CheckpointInfo": "format"})

@@ -18,7 +18,7 @@ from portraitmatting.commands.options import (
 from portraitmatting.errors import PortraitmattingError
 
 if TYPE_CHECKING:
-    from portraitmatting.evaluate import MattingMethod
+    from portraitmatting.evaluate.methods import MattingMethod
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

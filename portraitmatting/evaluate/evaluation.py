@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from portraitmatting.choices import REGIONS
 from portraitmatting.errors import ImageError, PortraitmattingError
 from portraitmatting.evaluate.benchmark import Benchmark, Sample, find_benchmark
 from portraitmatting.evaluate.contact_sheet import Case, make_case
@@ -22,7 +23,7 @@ from portraitmatting.images.files import read_alpha, read_image
 from portraitmatting.metrics import METRICS, dtssd_step, mad
 from portraitmatting.trimap import draw_trimap, unknown_region
 
-WHOLE, UNKNOWN = "whole", "unknown"
+WHOLE = "whole"
 
 Alpha = NDArray[np.floating]
 Masks = dict[str, NDArray[np.bool_] | None]
@@ -151,7 +152,6 @@ def _clip(sample: Sample) -> str:
     return str(PurePosixPath(sample.name).parent)
 
 
-REGIONS = (WHOLE, UNKNOWN)
 _SCALES = (
     "SAD, Grad and Conn in thousands; MSE, MAD and dtSSD plain; Boundary in pixels; "
     "IoU at 0.5, larger is better; all at the images' own sizes"

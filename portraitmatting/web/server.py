@@ -8,7 +8,7 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from portraitmatting.checkpoint import load_model
+from portraitmatting.checkpoint.load import load_model
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.predictor import Predictor
 from portraitmatting.web.guard import LOCAL_HOSTS, Guard
