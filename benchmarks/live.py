@@ -145,7 +145,7 @@ def rate_table(predictor: Predictor, seconds: float = _SECONDS) -> None:
             stream = LiveStream(camera, predictor.at_preset(preset), controls)
             ages, parts = [], []
             began = time.perf_counter()
-            for matted in stream.frames():
+            for matted in stream:
                 rendering = time.perf_counter()
                 controls.render(matted)
                 drawn = time.perf_counter() - rendering

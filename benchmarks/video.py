@@ -32,7 +32,7 @@ from portraitmatting.choices import PRESETS, preset_short_side
 from portraitmatting.foreground import estimate_foreground
 from portraitmatting.metrics import dtssd, mad
 from portraitmatting.video import VideoReader, VideoWriter, matte_stream
-from portraitmatting.video.smoothing import Smoother
+from portraitmatting.video.stream import Smoother
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTO = ROOT / "examples/astronaut.jpg"

@@ -12,7 +12,7 @@ from portraitmatting.commands import webcam  # noqa: E402
 from portraitmatting.errors import PortraitmattingError  # noqa: E402
 from portraitmatting.images.files import read_image, write_image  # noqa: E402
 from portraitmatting.video import VideoError, VideoReader, matte_video  # noqa: E402
-from portraitmatting.video.pixels import Converter  # noqa: E402
+from portraitmatting.video.ffmpeg import Converter  # noqa: E402
 from portraitmatting.video.reader import open_video  # noqa: E402
 from portraitmatting.video.stream import matte_stream  # noqa: E402
 from portraitmatting.video.writer import plan_videos  # noqa: E402

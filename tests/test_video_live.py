@@ -25,9 +25,8 @@ from portraitmatting.video.backgrounds import live_backgrounds
 from portraitmatting.video.camera import Camera
 from portraitmatting.video.live import Recorder, run_live
 from portraitmatting.video.live_stream import LiveStream, MatteCarrier
-from portraitmatting.video.preview import Controls, with_text
+from portraitmatting.video.preview import Controls, Window, with_text
 from portraitmatting.video.stream import matte_stream
-from portraitmatting.video.window import Window
 from test_video_stream import make_avi
 from video_samples import drawn_frame, tiny_predictor
 

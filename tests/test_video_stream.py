@@ -11,7 +11,7 @@ from portraitmatting.errors import PortraitmattingError
 from portraitmatting.metrics import dtssd
 from portraitmatting.video import AutoSize, VideoBackground, VideoError, matte_stream
 from portraitmatting.video.camera import Newest
-from portraitmatting.video.smoothing import Smoother
+from portraitmatting.video.stream import Smoother
 from video_samples import drawn_frame, tiny_predictor
 
 

@@ -58,7 +58,7 @@ def convert(options: argparse.Namespace) -> int:
         with open_video(videos[0][0], options.frame_rate):
             pass
 
-    from portraitmatting.video.convert import matte_video
+    from portraitmatting.video.stream import matte_video
 
     predictor = load(options)
     print(predictor, file=sys.stderr)
@@ -102,7 +102,7 @@ def plan(options: argparse.Namespace) -> list[tuple[Path, Path]]:
 def show(options: argparse.Namespace) -> int:
     from portraitmatting.video.backgrounds import live_backgrounds
     from portraitmatting.video.camera import Camera
-    from portraitmatting.video.window import require_display
+    from portraitmatting.video.preview import require_display
 
     # What can be wrong with the call is found before the seconds that PyTorch takes to load.
     if options.window is not False:

@@ -11,29 +11,28 @@ from typing import TYPE_CHECKING
 from portraitmatting.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from portraitmatting.video.auto_size import AutoSize
     from portraitmatting.video.backgrounds import VideoBackground, parse_video_background
     from portraitmatting.video.camera import Camera
-    from portraitmatting.video.container import VideoError
-    from portraitmatting.video.convert import matte_video
+    from portraitmatting.video.ffmpeg import VideoError
     from portraitmatting.video.live import run_live
+    from portraitmatting.video.live_stream import AutoSize
     from portraitmatting.video.reader import Frame, ImageSequence, VideoReader
-    from portraitmatting.video.stream import MattedFrame, matte_stream
+    from portraitmatting.video.stream import MattedFrame, matte_stream, matte_video
     from portraitmatting.video.writer import FORMATS, VideoWriter
 
 _HOME = {
     "FORMATS": "writer",
-    "AutoSize": "auto_size",
+    "AutoSize": "live_stream",
     "Camera": "camera",
     "Frame": "reader",
     "ImageSequence": "reader",
     "MattedFrame": "stream",
     "VideoBackground": "backgrounds",
-    "VideoError": "container",
+    "VideoError": "ffmpeg",
     "VideoReader": "reader",
     "VideoWriter": "writer",
     "matte_stream": "stream",
-    "matte_video": "convert",
+    "matte_video": "stream",
     "parse_video_background": "backgrounds",
     "run_live": "live",
 }

@@ -13,7 +13,7 @@ from portraitmatting.compositing import Background, image_background, parse_back
 from portraitmatting.errors import one_line
 from portraitmatting.images.kinds import READABLE
 from portraitmatting.images.pixels import to_dtype
-from portraitmatting.video.container import VideoError, ffmpeg_name
+from portraitmatting.video.ffmpeg import VideoError, ffmpeg_name
 
 GREEN = "#00b140"
 """The usual chroma key, for whoever names no background."""

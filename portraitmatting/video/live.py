@@ -17,12 +17,10 @@ from portraitmatting.compositing import Background
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.images.files import write_image
 from portraitmatting.predictor import Predictor
-from portraitmatting.video.auto_size import AutoSize
-from portraitmatting.video.camera import Camera
-from portraitmatting.video.live_stream import LiveStream
-from portraitmatting.video.preview import Controls, help_lines, with_text
+from portraitmatting.video.camera import Camera, VirtualCamera
+from portraitmatting.video.live_stream import AutoSize, LiveStream
+from portraitmatting.video.preview import Controls, Window, help_lines, with_text
 from portraitmatting.video.stream import MattedFrame
-from portraitmatting.video.window import VirtualCamera, Window
 from portraitmatting.video.writer import VideoWriter
 
 _MILLISECOND = Fraction(1, 1000)
@@ -168,7 +166,7 @@ def run_live(
             session.recorder.start()
         # Ctrl-C ends a recording like any other way to quit does.
         stack.callback(session.recorder.stop)
-        frames = stack.enter_context(contextlib.closing(live.frames()))
+        frames = stack.enter_context(contextlib.closing(iter(live)))
         for matted in frames:
             if not session.take(matted):
                 break

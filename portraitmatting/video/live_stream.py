@@ -1,23 +1,23 @@
 """Live frames in, each with its matte out, however long the network takes."""
 
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from portraitmatting.choices import MULTIPLE, preset_short_side
 from portraitmatting.compositing import Background
+from portraitmatting.errors import PortraitmattingError
 from portraitmatting.guided_filter import guided_upsample
 from portraitmatting.matte import Matte
 from portraitmatting.predictor import Estimate, Predictor
-from portraitmatting.video.auto_size import AutoSize
 from portraitmatting.video.reader import Frame
-from portraitmatting.video.smoothing import Smoother
-from portraitmatting.video.stream import MattedFrame, steadied
+from portraitmatting.video.stream import MattedFrame, Smoother, smoothed
 
 _SHORT_SIDE = 192
 """Of the grey images between which motion is estimated."""
@@ -56,7 +56,6 @@ class _Source:
     """What the older matte, carried to this frame, had more."""
 
 
-@dataclass(eq=False)
 class MatteCarrier:
     """Carries the network's last matte to the newest frame by optical flow.
 
@@ -69,10 +68,12 @@ class MatteCarrier:
     flow the other way round (Sundaram et al., ECCV 2010) is unreliable.
     """
 
-    _flow: Any = field(default_factory=lambda: _dense_flow(), repr=False)
-    _newest: Sight | None = None
-    _asked: Sight | None = None
-    _source: _Source | None = None
+    def __init__(self) -> None:
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._flow.setFinestScale(_FINEST_SCALE)
+        self._newest: Sight | None = None
+        self._asked: Sight | None = None
+        self._source: _Source | None = None
 
     def see(self, image: NDArray[np.uint8]) -> Sight:
         """The next frame, HxWx3 RGB uint8. One of another size starts afresh."""
@@ -136,12 +137,6 @@ class MatteCarrier:
         return None if counted.mean() > _UNRELIABLE else carried
 
 
-def _dense_flow() -> Any:
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-    flow.setFinestScale(_FINEST_SCALE)
-    return flow
-
-
 def _small_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
     # At least 32 pixels a side, below which the search finds no place for its patches.
@@ -160,6 +155,67 @@ def _moved(values: NDArray[np.float32], flow: NDArray[np.float32]) -> NDArray[np
     x, y = cv2.split(coordinates)
     moved = cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(moved, np.float32)
+
+
+_FRAMES_PER_MATTE = 3
+"""Displayed frames for which one pass of the network must do: mattes are carried in between."""
+_PATIENCE = 5
+"""Passes before the size changes."""
+_SPARE = 0.85
+"""A larger size must promise to leave this much of the time unused, or sizes would swing."""
+_HARDLY_SLOWER = 1.1
+"""A size that is at most so many times as slow as the smallest one is taken in any case."""
+
+
+class AutoSize:
+    """Chooses, pass by pass, the largest working size between the presets "live" and "quality" at
+    which the network alone gives a matte for every third of `target` frames per second.
+
+    Tell it what the network took; `short_side` is what to use next. The network's time is taken as
+    a constant and a part that grows with the area, both measured as sizes change; until then all of
+    it is taken to grow.
+    """
+
+    def __init__(self, predictor: Predictor, target: float = 24) -> None:
+        if not target > 0:
+            raise PortraitmattingError(f"target rate {target:g}: use more than 0 frames per second")
+        own = predictor.short_side
+        low, high = (preset_short_side(own, name) for name in ("live", "quality"))
+        self._sizes = range(low, high + 1, MULTIPLE)
+        self._budget = _FRAMES_PER_MATTE / target
+        self.short_side = preset_short_side(own, "fast")
+        self._seconds: list[float] = []
+        self._slope: float | None = None
+        """Seconds per area (short side squared), once two sizes have been measured."""
+        self._last: tuple[int, float] | None = None
+        """The last size and what it took."""
+
+    def network_took(self, seconds: float) -> None:
+        """What the network alone took for a frame at the present size; may change `short_side`."""
+        self._seconds.append(seconds)
+        if len(self._seconds) <= _PATIENCE:
+            return
+        # The first frame at a new size pays for warming up. The median ignores a hiccup.
+        typical = sorted(self._seconds[1:])[_PATIENCE // 2]
+        self._seconds.clear()
+        size = self.short_side
+        if self._last is not None and self._last[0] != size:
+            slope = (typical - self._last[1]) / (size**2 - self._last[0] ** 2)
+            self._slope = min(max(slope, 0.0), typical / size**2)
+        self._last = size, typical
+        self.short_side = self._best(typical)
+
+    def _best(self, typical: float) -> int:
+        slope = typical / self.short_side**2 if self._slope is None else self._slope
+
+        def promise(size: int) -> float:
+            return typical + slope * (size**2 - self.short_side**2)
+
+        room = max(self._budget, _HARDLY_SLOWER * promise(self._sizes[0]))
+        best = max((size for size in self._sizes if promise(size) <= room), default=self._sizes[0])
+        if best > self.short_side and promise(best) > _SPARE * room:
+            return max(self.short_side, best - MULTIPLE)
+        return best
 
 
 _KEEPS_UP = 0.5
@@ -211,11 +267,8 @@ class LiveStream:
         self.passes = 0
         """How often the network has answered."""
 
-    def __iter__(self) -> Iterator[MattedFrame]:
-        return self.frames()
-
-    def frames(self) -> Generator[MattedFrame, None, None]:
-        """The same; closing it ends the network's thread."""
+    def __iter__(self) -> Generator[MattedFrame, None, None]:
+        """Closing the generator ends the network's thread."""
         with ThreadPoolExecutor(1, "network") as pool:
             for frame in self._frames:
                 yield self._matted(frame, pool)
@@ -243,19 +296,20 @@ class LiveStream:
             matte = self._predictor.finish(self._answer.estimate)
         else:
             alpha = guided_upsample(frame.image, coarse)
-            matte = Matte(frame.image, alpha, _trimap(alpha), str(self._predictor.device))
+            trimap = np.uint8(128) * (alpha > 0) + np.uint8(127) * (alpha == 1)  # 0, 128, 255
+            matte = Matte(frame.image, alpha, trimap, str(self._predictor.device))
         carried = time.perf_counter()
-        matte = steadied(matte, self._smoother)
+        matte = smoothed(matte, self._smoother)
         return MattedFrame(
             frame,
             matte,
             self._background,
             self._method,
             self._answer.short_side,
-            self._answer.seconds,
-            time.perf_counter() - carried,
-            carried - before,
-            frame.seconds - self._answer.frame.seconds,
+            network_seconds=self._answer.seconds,
+            smoothing_seconds=time.perf_counter() - carried,
+            matting_seconds=carried - before,
+            age=frame.seconds - self._answer.frame.seconds,
         )
 
     def _receive(self, fade: bool = True) -> None:
@@ -277,8 +331,3 @@ class LiveStream:
             estimate.arrived.synchronize()
         seconds = time.perf_counter() - before
         return _Answer(estimate, seconds, predictor.short_side, frame)
-
-
-def _trimap(alpha: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """0 where alpha is 0, 255 where it is 1, 128 between."""
-    return np.uint8(128) * (alpha > 0) + np.uint8(127) * (alpha == 1)

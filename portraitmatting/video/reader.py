@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from portraitmatting.errors import ImageError, one_line
 from portraitmatting.images.files import READABLE, read_image
 from portraitmatting.images.pixels import to_dtype
-from portraitmatting.video.container import (
+from portraitmatting.video.ffmpeg import (
+    Converter,
     Packets,
     VideoError,
+    display_matrix,
     import_av,
     is_url,
     missing_part,
     open_input,
 )
-from portraitmatting.video.pixels import Converter, display_matrix
 
 _LARGEST_RATE = 1000
 VIDEO_SUFFIXES = frozenset({

@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from portraitmatting.video.container import Packets, import_av, open_input
+from portraitmatting.video.ffmpeg import Packets, import_av, open_input
 
 _ENCODERS = {"opus": "libopus", "vorbis": "libopus"}
 """Better encoders than the ones that FFmpeg takes by default for these codecs."""

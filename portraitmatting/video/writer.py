@@ -19,8 +19,7 @@ from portraitmatting.atomic import atomic_path, check_replaceable
 from portraitmatting.choices import KINDS, check_word
 from portraitmatting.errors import one_line
 from portraitmatting.images.files import write_image
-from portraitmatting.video.container import VideoError, import_av
-from portraitmatting.video.pixels import Converter
+from portraitmatting.video.ffmpeg import Converter, VideoError, import_av
 from portraitmatting.video.reader import videos_in
 from portraitmatting.video.tracks import Tracks
 
