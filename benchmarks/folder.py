@@ -46,25 +46,23 @@ def fill(folder: Path, sizes: Sequence[tuple[int, int]], count: int) -> None:
         (folder / f"{number:04}.jpg").write_bytes(drawn[number % len(sizes)].read_bytes())
 
 
-def breakdown_table(quick: bool, count: int = 200) -> str:
-    """Of each step alone on all cores, one after another, the mean over the mixed sizes; and of
-    whole jobs of `count` mixed images, by workers, how much longer than the network alone they
-    take."""
+def breakdown_table(count: int) -> str:
+    """Seconds of each step, alone on all cores, as a mean over the mixed sizes; and of whole jobs
+    of `count` mixed images, by workers, with how much longer than the network alone they take."""
     torch.set_grad_enabled(False)
-    sizes, count = (MIXED[:2], 4) if quick else (MIXED, count)
     predictor = Predictor(load_model(device="cpu"))
     total: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         (root / "in").mkdir()
-        fill(root / "in", sizes, len(sizes))
-        say("foreground estimation gets ready")
+        fill(root / "in", MIXED, len(MIXED))
+        say("preparing foreground estimation")
         ResultOptions().prepare(["rgba"])
-        for number in range(len(sizes)):
-            say(f"steps of an image of {sizes[number][0]}x{sizes[number][1]}")
+        for number, (height, width) in enumerate(MIXED):
+            say(f"steps of an image of {height}x{width}")
             steps = _steps(predictor, root / "in" / f"{number:04}.jpg", root / "out.png")
-            share = len(range(number, count, len(sizes))) / count
-            for step, seconds in interleaved(steps, 1 if quick else 3).items():
+            share = len(range(number, count, len(MIXED))) / count
+            for step, seconds in interleaved(steps, 3).items():
                 total[step] = total.get(step, 0) + seconds * share
     everything = sum(total.values())
     rows = [[step, f"{s:.3f} s", f"{s / everything:.0%}"] for step, s in total.items()]
@@ -98,10 +96,10 @@ def _steps(predictor: Predictor, source: Path, target: Path) -> dict[str, Callab
     }
 
 
-def memory_table(quick: bool) -> str:
-    """Peak memory does not grow with the folder; what a job of 50 images of 2 megapixels takes,
-    with and without foreground estimation. Each job in a process of its own."""
-    few, many, large = (5, 20, 2) if quick else (50, 500, 50)
+def memory_table() -> str:
+    """Peak memory of a short and a long job, to see that it does not grow with the folder; of large
+    images, with and without foreground estimation. Each job runs in a process of its own."""
+    few, many, large = 50, 500, 50
     rows = []
     for title, arguments in (
         (f"{few} small images, tiny network", ("tiny", few, "ml")),
@@ -161,7 +159,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Print the tables of a folder job.")
     parser.add_argument("--images", type=int, default=200, help="in the job that is timed")
     parser.add_argument("--memory", action="store_true", help="peak memory instead")
-    parser.add_argument("--quick", action="store_true", help="fewer sizes, images and repeats")
     parser.add_argument("--job", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job:
@@ -169,11 +166,7 @@ def main() -> None:
         _measured_job(network, int(count), method, int(workers))
         return
     print(machine(), end="\n\n", flush=True)
-    print(
-        memory_table(options.quick)
-        if options.memory
-        else breakdown_table(options.quick, options.images)
-    )
+    print(memory_table() if options.memory else breakdown_table(options.images))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.live_clips import clip, people
+from benchmarks.scenes import clip, cut_out_people, drawn_person
 from benchmarks.timing import machine, table
 from portraitmatting import Predictor
 from portraitmatting.guided_filter import guided_upsample
@@ -50,9 +50,11 @@ def error_table(predictor: Predictor) -> None:
     methods = ("network on every frame", "waiting for it", "its last matte", "carried")
     titles = ("person", "motion", "matte", "MAD x1000", "dtSSD x100", "boundary, pixels")
     print(table(titles, []), end="", flush=True)
-    for name, person in people().items():
+    people = {**cut_out_people(), "drawn": drawn_person()}
+    for name, person in people.items():
         for word, speed in _SPEEDS.items():
-            images, truths = (list(p) for p in zip(*clip(person, speed, _COUNT), strict=True))
+            frames = list(clip(person, speed, _COUNT))
+            images, ground_truths = (list(part) for part in zip(*frames, strict=True))
             times = range(_LATE, _COUNT, _SHOWN)
             seen = {t: _coarse(predictor, images[t]) for t in {0, *times}}
             # Begun at the last multiple of _LATE at which the network was free, and done by now.
@@ -64,7 +66,7 @@ def error_table(predictor: Predictor) -> None:
                 methods[2]: [guided_upsample(images[t], seen[known[t]]) for t in times],
                 methods[3]: [guided_upsample(images[t], by_flow[t]) for t in times],
             }
-            right = [truths[t] for t in times]
+            right = [ground_truths[t] for t in times]
             for method in methods:
                 row = (name, word, method, *_scores(shown[method], right))
                 print("| " + " | ".join(row) + " |", flush=True)
@@ -93,11 +95,11 @@ def _carried(
     return carried
 
 
-def _scores(alphas: list[Alpha], truths: list[Alpha]) -> tuple[str, str, str]:
-    pairs = list(zip(alphas, truths, strict=True))
-    error = np.mean([mad(alpha, truth) for alpha, truth in pairs])
-    boundary = np.mean([boundary_error(alpha, truth) for alpha, truth in pairs])
-    return f"{1000 * error:.1f}", f"{100 * dtssd(alphas, truths):.2f}", f"{boundary:.2f}"
+def _scores(alphas: list[Alpha], ground_truths: list[Alpha]) -> tuple[str, str, str]:
+    pairs = list(zip(alphas, ground_truths, strict=True))
+    error = np.mean([mad(*pair) for pair in pairs])
+    boundary = np.mean([boundary_error(*pair) for pair in pairs])
+    return f"{1000 * error:.1f}", f"{100 * dtssd(alphas, ground_truths):.2f}", f"{boundary:.2f}"
 
 
 class SimulatedCamera:
@@ -131,7 +133,7 @@ def rate_table(predictor: Predictor, seconds: float = _SECONDS) -> None:
     """Prints displayed frames, passes of the network and ages at 640x480, without a window, row by
     row. Latency is from a frame's arrival until it could be shown; the network's age, how much
     older the frame is that it saw last."""
-    images = [image for image, _ in clip(people(count=0)["drawn"], 2, 60)]
+    images = [image for image, _ in clip(drawn_person(), 2, 60)]
     titles = ("preset", "threads", "displayed per second", "network per second")
     titles += ("latency, ms: median", "95 %", "age of the network's matte, ms: median", "95 %")
     titles += ("matte, ms", "smoothing", "colours, background")

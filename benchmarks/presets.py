@@ -1,4 +1,4 @@
-"""What the presets cost and lose, on folders of images with true mattes: a table and a plot.
+"""Time and error of the presets on folders of images with ground truth: a table and a plot.
 
     python -m benchmarks.presets FOLDER ... [--plot docs/presets.svg]
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks.timing import table
 from portraitmatting import PRESETS, Predictor, load_model
 from portraitmatting.evaluate.benchmark import Benchmark, find_benchmark
 from portraitmatting.guided_filter import guided_upsample
@@ -29,8 +30,9 @@ WAYS = {
     "guided": guided_upsample,
     "plain": lambda image, coarse: to_source_size(coarse, image.shape[:2]),
 }
-"""Back to the image's size: as the package does it, and without looking at the image."""
+"""Back to the image's size: by the guided filter, as the package does it, and by interpolation."""
 BAND = 0.0125
+TITLES = ("preset", "way back", "MAD", "Grad", "seconds", "of quality")
 
 Scores = dict[tuple[str, str], np.ndarray]
 
@@ -51,7 +53,8 @@ def main() -> None:
     for folder in options.folders:
         scores = measure(find_benchmark(folder), model, options.count)
         outputs[Path(folder).name] = scores
-        print(f"\n{folder}, {len(scores['quality', 'guided'])} images\n\n{table(scores)}")
+        print(f"\n{folder}, {len(scores['quality', 'guided'])} images\n")
+        print(table(TITLES, rows_of(scores)))
     if options.plot:
         draw(outputs, options.plot)
 
@@ -63,8 +66,8 @@ def measure(benchmark: Benchmark, model, count: int | None) -> Scores:
     step = max(1, len(benchmark.samples) // (count or len(benchmark.samples)))
     predictors = {preset: Predictor(model, preset=preset) for preset in PRESETS}
     for sample in tqdm(benchmark.samples[::step][:count]):
-        image, truth = read_image(sample.image).pixels, read_alpha(sample.truth)
-        trimap = draw_trimap(truth, BAND * min(truth.shape))
+        image, ground_truth = read_image(sample.image).pixels, read_alpha(sample.truth)
+        trimap = draw_trimap(ground_truth, BAND * min(ground_truth.shape))
         if sample.trimap:
             trimap = np.rint(read_alpha(sample.trimap) * 255).astype(np.uint8)
         band = unknown_region(trimap)
@@ -77,25 +80,22 @@ def measure(benchmark: Benchmark, model, count: int | None) -> Scores:
                 began = time.process_time()
                 alpha = back(image, coarse)
                 seconds = network + time.process_time() - began
-                scores = mad(alpha, truth, band), grad(alpha, truth, band), seconds
-                rows.setdefault((preset, way), []).append(scores)
+                scores = mad(alpha, ground_truth, band), grad(alpha, ground_truth, band)
+                rows.setdefault((preset, way), []).append((*scores, seconds))
     return {key: np.array(values) for key, values in rows.items()}
 
 
-def table(scores: Scores) -> str:
-    """Means of the errors, medians of the times and of their ratios to "quality"."""
+def rows_of(scores: Scores) -> list[list[str]]:
+    """Means of the errors, medians of the times and of their ratios to those of `quality`."""
     whole = scores["quality", "guided"][:, 2]
-    lines = [
-        "| preset | way back | MAD | Grad | seconds | of quality |",
-        "|---|---|---|---|---|---|",
-    ]
-    for (preset, way), rows in scores.items():
-        error, gradient, _ = rows.mean(axis=0)
-        seconds, part = np.median(rows[:, 2]), np.median(rows[:, 2] / whole)
-        lines.append(
-            f"| {preset} | {way} | {error:.4f} | {gradient:.3f} | {seconds:.2f} | {part:.2f} |"
+    rows = []
+    for (preset, way), values in scores.items():
+        error, gradient, _ = values.mean(axis=0)
+        seconds, part = np.median(values[:, 2]), np.median(values[:, 2] / whole)
+        rows.append(
+            [preset, way, f"{error:.4f}", f"{gradient:.3f}", f"{seconds:.2f}", f"{part:.2f}"]
         )
-    return "\n".join(lines)
+    return rows
 
 
 def draw(outputs: dict[str, Scores], path: Path) -> None:
