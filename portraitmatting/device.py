@@ -1,20 +1,28 @@
-"""Which device runs the network, and in which precision."""
+"""Which device runs the network, in which precision, and why an NVIDIA GPU is not used."""
 
+import ctypes
 import logging
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 
-from portraitmatting import choices, nvidia
+from portraitmatting import choices
 from portraitmatting.errors import PortraitmattingError
 
 _log = logging.getLogger("portraitmatting")
 PRECISIONS = {name: getattr(torch, dtype) for name, dtype in choices.PRECISIONS.items()}
+
+_SIGNS = ("proc/driver/nvidia/gpus/*", "dev/nvidia[0-9]*", "dev/dxg")
+"""Where a driver shows its GPUs: Linux, Linux in a container, and Windows' Linux."""
+_WHEELS = {11: ("cu118", '"torch<2.8" "torchvision<0.23"'), 12: ("cu126", "torch torchvision")}
+"""CUDA major version of a driver to the newest builds of PyTorch that every such driver runs."""
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -28,7 +36,7 @@ def choose_device(name: str = "auto") -> torch.device:
             return torch.device("cuda")
         if torch.backends.mps.is_available():
             return torch.device("mps")
-        if reason := nvidia.why_idle(torch.version.cuda, torch.version.hip):
+        if reason := why_idle(torch.version.cuda, torch.version.hip):
             _log.warning("%s; using the CPU", reason)  # without a handler, a line on stderr
         return torch.device("cpu")
     try:
@@ -37,9 +45,9 @@ def choose_device(name: str = "auto") -> torch.device:
         raise PortraitmattingError(f"unknown device {name!r}: use auto, cpu, cuda or mps") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         reason = "no usable GPU found" if torch.version.cuda else "this PyTorch has no CUDA"
-        if nvidia.is_hidden():
+        if is_hidden():
             reason = "CUDA_VISIBLE_DEVICES hides every GPU"
-        reason = nvidia.why_idle(torch.version.cuda, torch.version.hip) or reason
+        reason = why_idle(torch.version.cuda, torch.version.hip) or reason
         raise PortraitmattingError(f"device {name!r}: {reason}; use cpu or auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
@@ -151,23 +159,102 @@ def explain_memory(message: str) -> Iterator[None]:
     """Raises `PortraitmattingError` with this message where memory is too small."""
     try:
         yield
-    except (MemoryError, RuntimeError, cv2.error) as error:
-        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
-            raise
-        if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
+    except Exception as error:
+        if isinstance(error, PortraitmattingError) or not is_out_of_memory(error):
             raise
         raise PortraitmattingError(message) from error
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether PyTorch means that the device, or for the CPU the machine, has no memory left."""
-    # MPS and the CPU say so in plain RuntimeErrors.
-    words = (
+    """Whether an error of PyTorch, OpenCV or Python means that the device or the machine has no
+    memory left."""
+    # On MPS and on the CPU PyTorch raises plain RuntimeErrors; OpenCV has one class for all errors.
+    messages = (
         "out of memory",
         "can't allocate memory",
         "not enough memory",
         "bad allocation",
+        "Insufficient memory",
         "CUBLAS_STATUS_ALLOC_FAILED",
         "CUDNN_STATUS_ALLOC_FAILED",
     )
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        message in str(error) for message in messages
+    )
+
+
+def why_idle(torch_cuda: str | None, torch_hip: str | None = None) -> str | None:
+    """Why PyTorch, built for this version of CUDA or ROCm, does not use the NVIDIA GPU of this
+    machine, and the way out, in one line; None if there is no GPU, or it is hidden on purpose.
+
+    Needs no working driver: such GPUs are what it explains.
+    """
+    if is_hidden() or not (sign := find_gpu()):
+        return None
+    gpu = f"there is an NVIDIA GPU ({sign})"
+    if not torch_cuda:
+        kind = f"made for ROCm {torch_hip}" if torch_hip else "built without CUDA"
+        return (
+            f"{gpu}, but this PyTorch is {kind}: install one for CUDA, see "
+            "https://pytorch.org/get-started/locally"
+        )
+    supported = driver_cuda()
+    if supported and supported[0] < int(torch_cuda.split(".")[0]):
+        version = ".".join(map(str, supported))
+        message = (
+            f"{gpu}, but its driver{_driver_version()}, for CUDA {version}, is too old for this "
+            f"PyTorch, made for CUDA {torch_cuda}: update the driver"
+        )
+        if wheel := _WHEELS.get(supported[0]):
+            message += (
+                f", or pip install --force-reinstall {wheel[1]} --index-url "
+                f"https://download.pytorch.org/whl/{wheel[0]}"
+            )
+        return message
+    return (
+        f"{gpu}, but PyTorch, made for CUDA {torch_cuda}, cannot use it: update the driver"
+        f"{_driver_version()}; in a container, start it with --gpus all"
+    )
+
+
+def is_hidden() -> bool:
+    """Whether CUDA_VISIBLE_DEVICES hides every GPU: it is set and empty, or begins with -1."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible is not None and (not visible.strip() or visible.strip().startswith("-1"))
+
+
+def find_gpu(root: Path = Path("/")) -> str | None:
+    """The sign of an NVIDIA GPU, such as a path; None if there is none."""
+    for pattern in _SIGNS:
+        if next(root.glob(pattern), None):
+            return f"/{pattern.rstrip('/*[0-9]')}"
+    listed = _nvidia_smi("-L")
+    return "nvidia-smi" if listed.startswith("GPU") else None
+
+
+def driver_cuda() -> tuple[int, int] | None:
+    """The newest CUDA (major, minor) that the installed driver runs; None without one."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        version = ctypes.c_int()
+        failed = driver.cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return None
+    return None if failed else (version.value // 1000, version.value % 1000 // 10)
+
+
+def _driver_version() -> str:
+    """The driver's own version, as " 535.104"; empty if nothing tells it."""
+    lines = _nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader").split()
+    return f" {lines[0]}" if lines else ""
+
+
+def _nvidia_smi(*arguments: str) -> str:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    try:
+        result = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return result.stdout if result.returncode == 0 else ""

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from portraitmatting import nvidia
 from portraitmatting.checkpoint.registry import SUMS, locate, sha256
 from portraitmatting.cli import own_version
 from portraitmatting.errors import CheckpointError
@@ -206,7 +205,9 @@ def extras() -> list[Finding]:
 
 
 def devices(torch: Any) -> list[Finding]:
-    """What PyTorch can compute on, and whether it leaves a GPU lying idle."""
+    """What PyTorch can compute on, and whether it leaves a GPU unused."""
+    from portraitmatting.device import is_hidden, why_idle  # needs a PyTorch that can be imported
+
     names = ["cpu"]
     if torch.cuda.is_available():
         names += [
@@ -216,8 +217,8 @@ def devices(torch: Any) -> list[Finding]:
         names.append("mps")
     wrong = None
     if not torch.cuda.is_available():
-        wrong = nvidia.why_idle(torch.version.cuda, torch.version.hip)
-        if nvidia.is_hidden():
+        wrong = why_idle(torch.version.cuda, torch.version.hip)
+        if is_hidden():
             names.append("GPUs hidden by CUDA_VISIBLE_DEVICES")
     made_for = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
     made_for = f"ROCm {torch.version.hip}" if torch.version.hip else made_for

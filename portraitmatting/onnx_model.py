@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from portraitmatting import nvidia
 from portraitmatting.checkpoint.format import METADATA_KEY, CheckpointInfo, parse_metadata
-from portraitmatting.device import PRECISIONS, describe_device, describe_precision
+from portraitmatting.device import PRECISIONS, describe_device, describe_precision, driver_cuda
 from portraitmatting.errors import CheckpointError, PortraitmattingError, one_line
 from portraitmatting.modeling.model import ModelConfig, Prediction, check_images
 
@@ -185,7 +184,7 @@ def _why_not(provider: str) -> str:
         ctypes.CDLL(str(Path(_onnxruntime().__file__).parent / "capi" / name))
     except (OSError, AttributeError) as error:
         return one_line(str(error))
-    return "no NVIDIA driver" if nvidia.driver_cuda() is None else "its libraries can be loaded"
+    return "no NVIDIA driver" if driver_cuda() is None else "its libraries can be loaded"
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import ROOT
-from portraitmatting import doctor, nvidia
+from portraitmatting import device, doctor
 from portraitmatting.checkpoint.format import CheckpointInfo, save_checkpoint
 from portraitmatting.checkpoint.registry import FOLDER_VARIABLE, SUMS, sha256
 from portraitmatting.cli import FAILED
@@ -141,7 +141,7 @@ def fake_torch(cuda: bool, version: str | None):
     ],
 )
 def test_an_idle_gpu(monkeypatch, cuda, version, sign, message):
-    monkeypatch.setattr(nvidia, "find_gpu", lambda: sign)
+    monkeypatch.setattr(device, "find_gpu", lambda: sign)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     build, finding = doctor.devices(fake_torch(cuda, version))
     assert build.value == (f"CUDA {version}" if version else "CPU")
@@ -154,10 +154,10 @@ def test_signs_of_a_gpu(tmp_path, monkeypatch, sign):
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev" / "nvidiactl").touch()
-    assert nvidia.find_gpu(tmp_path) is None
+    assert device.find_gpu(tmp_path) is None
     (tmp_path / sign).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / sign).touch()
-    assert sign.startswith(nvidia.find_gpu(tmp_path)[1:])
+    assert sign.startswith(device.find_gpu(tmp_path)[1:])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
@@ -167,7 +167,7 @@ def test_nvidia_smi(tmp_path, monkeypatch, output, sign):
     program.write_text(f"#!/bin/sh\necho '{output}'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert nvidia.find_gpu(tmp_path) == sign
+    assert device.find_gpu(tmp_path) == sign
 
 
 def test_the_layers_of_numba():
@@ -256,11 +256,11 @@ def test_extras_are_those_that_can_be_installed(monkeypatch):
 )
 def test_a_driver_too_old_for_this_pytorch(monkeypatch, caplog, driver, cuda, message):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(nvidia, "find_gpu", lambda: "nvidia-smi")
-    monkeypatch.setattr(nvidia, "driver_cuda", lambda: driver)
-    monkeypatch.setattr(nvidia, "_driver_version", lambda: " 535.104")
+    monkeypatch.setattr(device, "find_gpu", lambda: "nvidia-smi")
+    monkeypatch.setattr(device, "driver_cuda", lambda: driver)
+    monkeypatch.setattr(device, "_driver_version", lambda: " 535.104")
     monkeypatch.setattr(torch.version, "cuda", cuda)
-    assert re.search(message, nvidia.why_idle(cuda))
+    assert re.search(message, device.why_idle(cuda))
     assert re.search(message, wrongs(doctor.devices(torch))[0])
     choose_device("auto")  # goes on, and says so
     assert re.search(message.removesuffix("$"), caplog.text) and "using the CPU" in caplog.text

@@ -122,7 +122,7 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _unreadable(path: Path, kind: str, error: Exception) -> CheckpointError:
-    if isinstance(error, MemoryError) or is_out_of_memory(error):
+    if is_out_of_memory(error):
         return CheckpointError(f"{path}: no memory to read it, or a damaged {kind}")
     message = one_line(str(error).split("\n")[0])[:120]
     return CheckpointError(

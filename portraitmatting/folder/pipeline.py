@@ -21,7 +21,7 @@ from typing import BinaryIO, Generic, TypeVar
 from PIL import Image
 
 from portraitmatting.device import is_out_of_memory
-from portraitmatting.errors import ImageError, one_line
+from portraitmatting.errors import ImageError, PortraitmattingError, one_line
 from portraitmatting.images.decode import DecodedImage
 from portraitmatting.matte import Matte
 from portraitmatting.predictor import Estimate, Predictor, Prepared
@@ -285,9 +285,7 @@ def reason(error: Exception) -> str:
     """In one line; the system's own errors without their numbers."""
     if isinstance(error, OSError) and error.strerror:
         return one_line(": ".join(filter(None, [error.filename, error.strerror])))
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and is_out_of_memory(error)
-    ):
+    if not isinstance(error, PortraitmattingError) and is_out_of_memory(error):
         return "not enough memory: scale it down, or run with --workers 1"
     return one_line(str(error)) or type(error).__name__
 
