@@ -1,7 +1,7 @@
-"""The habits of the Hugging Face Hub: `from_pretrained`, `save_pretrained`, `push_to_hub`.
+"""The Hugging Face Hub: `from_pretrained`, `save_pretrained`, `push_to_hub`.
 
-There is one format: the hub's `model.safetensors` is one of our checkpoints, whose metadata says
-everything. `config.json` repeats that for the hub's pages; nothing is read from it.
+The hub's `model.safetensors` is one of our checkpoints, whose metadata holds everything.
+`config.json` repeats it for the hub's pages; nothing is read from it.
 """
 
 import json
@@ -13,8 +13,12 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 
-from portraitmatting.checkpoint.convert import read_checkpoint
-from portraitmatting.checkpoint.format import CheckpointInfo, save_checkpoint, smallest_exact
+from portraitmatting.checkpoint.format import (
+    CheckpointInfo,
+    read_checkpoint,
+    save_checkpoint,
+    smallest_exact,
+)
 from portraitmatting.device import choose_device, one_thread
 from portraitmatting.errors import CheckpointError
 
@@ -26,16 +30,16 @@ predictor = Predictor(PortraitMatting.from_pretrained("this folder, or its name 
 
 
 class OnHub(ModelHubMixin, library_name="portraitmatting"):
-    """What `PortraitMatting` gains: folders as the hub has them, here or there.
+    """`PortraitMatting` in folders and repositories of the hub's layout.
 
-    `from_pretrained(name_or_folder, device=None)` gives what `load_model` gives of the folder's
-    `model.safetensors`. `save_pretrained(folder)` writes that file, `config.json` and a card;
-    raises `CheckpointError` for a network whose `checkpoint` says nothing of its weights.
+    `from_pretrained(name_or_folder, device=None)` loads `model.safetensors` as `load_network` does.
+    `save_pretrained(folder)` writes that file, `config.json` and a model card; it raises
+    `CheckpointError` for a network whose `checkpoint` is None.
     """
 
     def _save_pretrained(self, save_directory: Path) -> None:
         model: Any = self
-        info = _known(model)
+        info = _checkpoint_info(model)
         path = save_directory / SAFETENSORS_SINGLE_FILE
         save_checkpoint(path, model, info, smallest_exact(model))
         described = asdict(model.config) | {"checkpoint": asdict(info)}
@@ -44,20 +48,20 @@ class OnHub(ModelHubMixin, library_name="portraitmatting"):
 
     @classmethod
     def _from_pretrained(
-        cls, *, model_id: str, device: Any = None, config: Any = None, **place: Any
+        cls, *, model_id: str, device: Any = None, config: Any = None, **download: Any
     ) -> Any:
         if os.path.isdir(model_id):
             path = Path(model_id, SAFETENSORS_SINGLE_FILE)
         else:
-            path = Path(hf_hub_download(model_id, SAFETENSORS_SINGLE_FILE, **place))
-        network: Any = cls  # a PortraitMatting, which alone is made with this
+            path = Path(hf_hub_download(model_id, SAFETENSORS_SINGLE_FILE, **download))
+        network: Any = cls  # PortraitMatting, the one class that inherits from this
         with one_thread():  # so that a process may still fork
             model = network.from_state(*read_checkpoint(path))
             return model.to(choose_device(str(device or "cpu")))
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """What the checkpoint says of itself, as the hub's README."""
-        info = asdict(_known(self))
+        """The checkpoint's metadata as the hub's README."""
+        info = asdict(_checkpoint_info(self))
         info |= info.pop("facts")
         rows = "".join(f"| {name.replace('_', ' ')} | {value} |\n" for name, value in info.items())
         data = ModelCardData(
@@ -70,7 +74,7 @@ class OnHub(ModelHubMixin, library_name="portraitmatting"):
         return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# Portraitmatting\n\n{table}\n{_USE}\n")
 
 
-def _known(model: Any) -> CheckpointInfo:
+def _checkpoint_info(model: Any) -> CheckpointInfo:
     info: CheckpointInfo | None = model.checkpoint
     if info is None:
         raise CheckpointError(

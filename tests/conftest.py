@@ -8,7 +8,7 @@ import torch
 
 from golden_weights import golden_shapes, weights
 from portraitmatting import ModelConfig, PortraitMatting, Predictor
-from portraitmatting.checkpoint.convert import from_author_keys
+from portraitmatting.checkpoint.format import from_author_keys
 
 ROOT = Path(__file__).parent.parent
 

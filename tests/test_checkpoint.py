@@ -16,8 +16,13 @@ from safetensors.torch import save_file
 from conftest import ROOT
 from golden_weights import image
 from portraitmatting import PortraitMatting, load_model
-from portraitmatting.checkpoint.convert import AUTHOR, from_author_keys
-from portraitmatting.checkpoint.format import CheckpointInfo, metadata_text, save_checkpoint
+from portraitmatting.checkpoint.format import (
+    AUTHOR,
+    CheckpointInfo,
+    from_author_keys,
+    metadata_text,
+    save_checkpoint,
+)
 from portraitmatting.checkpoint.load import convert, describe, verify
 from portraitmatting.checkpoint.registry import FOLDER_VARIABLE, SUMS, known_sums, sha256
 from portraitmatting.errors import CheckpointError

@@ -1,5 +1,4 @@
-"""Checkpoints: `registry` finds their files, `format` reads and writes them, `convert` translates
-the author's, `load` makes networks of them.
+"""Checkpoint files: `registry` finds, `format` reads and writes, `load` makes networks of them.
 
 `CheckpointInfo`, which callers need for weights of their own, is imported on first use: `registry`
 serves calls that must not wait for PyTorch.

@@ -1,11 +1,13 @@
-"""Checkpoint files: tensors, and what is known of them; nothing here knows the network.
+"""Checkpoint files, ours and the author's, as tensors and metadata; nothing here needs the network.
 
-Ours are safetensors files whose metadata holds the network's configuration and how the weights are
-meant to be used. Pickles of PyTorch are read without running any code of theirs.
+Ours are safetensors files whose metadata holds the network's configuration and how to use the
+weights. The author's are pickles, which are read without running any code in them, and their keys
+are translated to ours.
 """
 
 import json
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -39,7 +41,7 @@ network."""
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint says of itself: in its metadata, and as `PortraitMatting.checkpoint`."""
+    """What a checkpoint's metadata says, also as `PortraitMatting.checkpoint`."""
 
     origin: str
     """Where the weights come from."""
@@ -58,10 +60,41 @@ class CheckpointInfo:
         choices.check_precision(self.precision)
 
 
+AUTHOR = CheckpointInfo(
+    origin="Portraitmatting (Qinglin Liu, 2023), the author's own checkpoint",
+    licence="academic use only",
+    working_short_side=768,
+)
+"""The author's files have no metadata."""
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, CheckpointInfo]:
+    """A checkpoint of ours, or the author's in any wrapping: weights under our names, the network's
+    configuration (None: the published one), and the checkpoint's description.
+
+    Raises `CheckpointError`, which names the file; whether the weights fit the network is not
+    checked.
+    """
+    state, texts = read_state(path)
+    text = texts.get(METADATA_KEY)
+    try:
+        state = dequantise_int8(state)
+        if any(key.startswith("start_conv.") for key in state):  # the author's
+            state = from_author_keys(state)
+        elif text is None:
+            raise CheckpointError(
+                f"not a Portraitmatting checkpoint: {len(state)} tensors named "
+                f"{', '.join(map(repr, list(state)[:3]))}, ..."
+            )
+        return (state, *(parse_metadata(text) if text is not None else (None, AUTHOR)))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors (on the CPU, without wrapping and `module.` prefix) and text metadata of a file.
 
-    Reads safetensors and pickles; the latter without running any code of theirs. Raises
+    Reads safetensors and pickles, of pickles nothing but tensors and plain values. Raises
     `CheckpointError`, which says what the file is instead.
     """
     head = _head(path)
@@ -108,7 +141,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _read_pickle(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd pickle protocols: the error says it all
+            warnings.simplefilter("ignore")  # about odd pickle protocols; the error says enough
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "weights_only" not in str(error) and "Weights only" not in str(error):
@@ -117,7 +150,7 @@ def _read_pickle(path: Path) -> Any:
             f"{path}: refused, since this pickle holds more than weights and could run code; "
             "ask its maker for plain weights or a safetensors file"
         ) from None
-    except Exception as error:  # damage sends the unpickler wherever it likes
+    except Exception as error:  # a damaged pickle may raise anything
         raise _unreadable(path, "PyTorch checkpoint", error) from None
 
 
@@ -160,15 +193,15 @@ def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def metadata_text(config: Any, info: CheckpointInfo) -> str:
-    """All that a file says of itself, as JSON; `config` is the network's `ModelConfig`."""
-    # One text: safetensors writes several metadata keys in random order, and then no two files of
-    # the same weights would share a sha256.
+    """A file's metadata as JSON; `config` is the network's `ModelConfig`."""
+    # Under one key: safetensors writes several keys in random order, and then two files of the same
+    # weights would differ in their sha256.
     return json.dumps({"config": asdict(config), **asdict(info)}, ensure_ascii=False)
 
 
 def parse_metadata(text: str) -> tuple[dict[str, Any], CheckpointInfo]:
-    """The configuration as a dict, and what else `metadata_text` was given; raises
-    `CheckpointError` for any other text."""
+    """The arguments of `metadata_text`, the configuration as a dict; raises `CheckpointError` for
+    any other text."""
     try:
         described = json.loads(text)
         config = dict(described.pop("config"))
@@ -177,6 +210,41 @@ def parse_metadata(text: str) -> tuple[dict[str, Any], CheckpointInfo]:
         raise CheckpointError(
             f"its metadata cannot be understood ({error}): made by another version?"
         ) from None
+
+
+_RENAMED = [
+    (r"start_conv\.(\d)", r"encoder.stem.\1"),
+    (r"trans\.patch_embed", r"encoder.patch_embed"),
+    (r"trans\.layers\.(\d)\.blocks", r"encoder.stages.\1"),
+    (r"trans\.layers\.(\d)\.downsample", r"encoder.merges.\1"),
+    (r"trans\.norm(\d)", r"encoder.norms.\1"),
+    (r"ppm\.comp", r"ppm.reduce"),
+    (r"ppm\.features", r"ppm.branches"),
+    (r"tran(\d)\.blocks", r"decoder.fusions.\1.blocks"),
+    (r"convtri", r"trimap_head.layers"),
+    (r"conv5", r"alpha_head.coarse"),
+    (r"convo", r"alpha_head.fine"),
+]
+_FUSION = re.compile(r"conv([1-4])\.0\.")
+_DROPPED = re.compile(r".*\.relative_position_index")  # follows from the window's size alone
+
+
+def from_author_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The author's state dict under our names; every key is translated or dropped on purpose.
+
+    Raises `CheckpointError` for a key that is neither.
+    """
+    return {_rename(key): value for key, value in state.items() if not _DROPPED.fullmatch(key)}
+
+
+def _rename(key: str) -> str:
+    if match := _FUSION.match(key):  # conv1 is the lowest of the U, our fusion 0
+        return f"decoder.fusions.{int(match[1]) - 1}.project.{key[match.end() :]}"
+    for pattern, ours in _RENAMED:
+        name, count = re.subn(rf"^{pattern}(?=\.)", ours, key)
+        if count:
+            return name
+    raise CheckpointError(f"unknown key {key!r}: not a Portraitmatting checkpoint of the author's")
 
 
 def save_checkpoint(
@@ -205,7 +273,7 @@ def save_checkpoint(
     text = metadata_text(model.config, info)
     try:
         with atomic_path(Path(path)) as temporary:
-            # Not save_file: it makes a file of its own that only its owner may read.
+            # Not save_file, whose files only their owner may read.
             temporary.write_bytes(save(state, {METADATA_KEY: text}))
     except (OSError, ValueError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -213,13 +281,13 @@ def save_checkpoint(
 
 
 def smallest_exact(model: Any) -> str:
-    """The storage that keeps a `PortraitMatting` to the bit: "fp16" if that does, else "fp32"."""
+    """The smallest storage without any loss for a `PortraitMatting`: "fp16" or "fp32"."""
     exact = all(value.equal(value.half().to(value.dtype)) for value in model.state_dict().values())
     return "fp16" if exact else "fp32"
 
 
 def quantise_int8(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A float state dict to one that stores large weights as int8 with a float32 scale per channel.
+    """A float state dict with its large weights as int8 and a float32 scale per channel.
 
     Symmetric, per output channel (the first dimension): value = code * scale, with codes from -127
     to 127 and scale the channel's largest magnitude / 127 (Krishnamoorthi, arXiv 1806.08342,
@@ -241,10 +309,10 @@ def quantise_int8(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def dequantise_int8(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The float state dict that `quantise_int8` was given, its weights as near as 8 bits can say.
+    """The float state dict that `quantise_int8` was given, as exactly as 8 bits allow.
 
-    Entries that are not quantised pass through, so any state dict may come in. A weight without
-    its scale raises `CheckpointError`.
+    Entries that are not quantised are returned as they are, so that any state dict may be given. A
+    weight without its scale raises `CheckpointError`.
     """
     out: dict[str, Tensor] = {}
     for name, value in state.items():

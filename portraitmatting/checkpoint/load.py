@@ -1,4 +1,4 @@
-"""From a checkpoint's name or file to the network, and what a file is worth."""
+"""Load a checkpoint as a network; describe, verify and convert checkpoints."""
 
 import json
 import os
@@ -7,8 +7,12 @@ from typing import Any
 
 import torch
 
-from portraitmatting.checkpoint.convert import read_checkpoint
-from portraitmatting.checkpoint.format import CheckpointInfo, read_state, save_checkpoint
+from portraitmatting.checkpoint.format import (
+    CheckpointInfo,
+    read_checkpoint,
+    read_state,
+    save_checkpoint,
+)
 from portraitmatting.checkpoint.registry import SUMS, is_onnx, known_sums, locate, sha256
 from portraitmatting.device import choose_device, one_thread
 from portraitmatting.errors import CheckpointError
@@ -22,7 +26,7 @@ _OF_THE_SOURCE_FILE = ("file", "sha256", "keys", "dtype")
 def load_model(
     source: str | os.PathLike[str] | None = None, device: str | torch.device | None = None
 ) -> PortraitMatting | OnnxModel:
-    """What a `Predictor` runs: `load_network`, or of an ONNX file its `OnnxModel`."""
+    """The network for a `Predictor`: an `OnnxModel` for an ONNX file, else `load_network`."""
     if is_onnx(source):
         return OnnxModel(Path(str(source)), str(device or "cpu"))
     return load_network(source, device)
@@ -35,9 +39,9 @@ def load_network(
 
     `source` is None for the default checkpoint, the name of one in the checkpoints folder (verified
     against the sha256 listed there), or a path: ours, or the author's in any wrapping. `device` is
-    what `choose_device` takes.
-    Raises `CheckpointError`, which says what the file is instead. Starts no threads on the way, so
-    that a process may still fork.
+    what `choose_device` takes. No threads are started, so that the process may still fork.
+
+    Raises `CheckpointError`, which says what the file is instead.
     """
     device = choose_device(str(device or "cpu"))
     if is_onnx(source):
@@ -47,7 +51,7 @@ def load_network(
         )
     path, listed = locate(source)
     if listed and (digest := sha256(path)) != listed:
-        read_state(path)  # says better than a sha256 what a Git LFS pointer or a web page is
+        read_state(path)  # names a Git LFS pointer or a web page, which explains more
         raise CheckpointError(
             f"{path}: its sha256 is {digest[:12]}..., but {SUMS} lists {listed[:12]}...: "
             "the file is damaged or another version; fetch it again"
@@ -65,7 +69,7 @@ def _build(path: Path) -> PortraitMatting:
 
 
 def describe(source: str | os.PathLike[str] | None = None) -> dict[str, str]:
-    """What a checkpoint is, and what it says of itself; raises as `load_model` does."""
+    """A checkpoint's file, weights and metadata for people; raises as `load_network` does."""
     path, _ = locate(source)
     model = load_network(source)
     info = model.checkpoint
@@ -73,7 +77,7 @@ def describe(source: str | os.PathLike[str] | None = None) -> dict[str, str]:
     state, _ = read_state(path)
     stored = sorted({str(value.dtype).removeprefix("torch.") for value in state.values()})
     listed = known_sums(path.parent).get(path.name) == sha256(path)
-    facts = {
+    lines = {
         "file": path.name,
         "size": f"{path.stat().st_size / 1e6:.1f} MB",
         "sha256": f"{sha256(path)} ({f'as listed in {SUMS}' if listed else 'not listed'})",
@@ -84,7 +88,7 @@ def describe(source: str | os.PathLike[str] | None = None) -> dict[str, str]:
         "working short side": f"{info.working_short_side} px",
         "precision": info.precision,
     }
-    return facts | {key.replace("_", " "): str(value) for key, value in info.facts.items()}
+    return lines | {key.replace("_", " "): str(value) for key, value in info.facts.items()}
 
 
 def verify(source: str | None) -> str:

@@ -1,4 +1,4 @@
-"""The folder of checkpoints, and which file a name means; nothing here needs PyTorch."""
+"""The folder of checkpoints, and the file that a name means. Needs no PyTorch."""
 
 import hashlib
 import os
@@ -26,9 +26,9 @@ def locate(source: str | os.PathLike[str] | None = None) -> tuple[Path, str | No
     folder = checkpoints_folder()
     path = folder / f"{name}.safetensors"
     if not os.path.isfile(path):
-        here = sorted(p.stem for p in folder.glob("*.safetensors"))
+        names = sorted(p.stem for p in folder.glob("*.safetensors"))
         raise CheckpointError(
-            f"no checkpoint named {name!r} in {folder} (there: {', '.join(here) or 'none'}): "
+            f"no checkpoint named {name!r} in {folder} (there: {', '.join(names) or 'none'}): "
             f"give a path, or set {FOLDER_VARIABLE} to the folder that holds it"
         )
     return path, known_sums(folder).get(path.name)
@@ -48,9 +48,9 @@ def check_source(source: str) -> str:
 
 
 def checkpoints_folder() -> Path:
-    """$PORTRAITMATTING_CHECKPOINTS, or the folder that comes with the package or its repository."""
-    if named := os.environ.get(FOLDER_VARIABLE):
-        return Path(named)
+    """$PORTRAITMATTING_CHECKPOINTS, or the folder inside the package, or that of its repository."""
+    if folder := os.environ.get(FOLDER_VARIABLE):
+        return Path(folder)
     package = Path(__file__).parent.parent
     inside_wheel = package / "checkpoints"
     return inside_wheel if inside_wheel.is_dir() else package.parent / "checkpoints"
