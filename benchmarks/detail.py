@@ -68,7 +68,7 @@ def draw(background: str) -> Scenes:
 
 def read(folder: str) -> Scenes:
     for sample in find_benchmark(folder).samples:
-        yield read_image(sample.image).pixels, read_alpha(sample.truth)
+        yield read_image(sample.image).pixels, read_alpha(sample.ground_truth)
 
 
 def measure(image: NDArray[Any], ground_truth: NDArray[np.float32], side: int) -> list[float]:

@@ -66,7 +66,7 @@ def measure(benchmark: Benchmark, model, count: int | None) -> Scores:
     step = max(1, len(benchmark.samples) // (count or len(benchmark.samples)))
     predictors = {preset: Predictor(model, preset=preset) for preset in PRESETS}
     for sample in tqdm(benchmark.samples[::step][:count]):
-        image, ground_truth = read_image(sample.image).pixels, read_alpha(sample.truth)
+        image, ground_truth = read_image(sample.image).pixels, read_alpha(sample.ground_truth)
         trimap = draw_trimap(ground_truth, BAND * min(ground_truth.shape))
         if sample.trimap:
             trimap = np.rint(read_alpha(sample.trimap) * 255).astype(np.uint8)

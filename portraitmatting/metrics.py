@@ -1,16 +1,16 @@
 """How far a matte is from the ground truth, as the matting literature measures it.
 
-Every function takes `(alpha, truth, mask=None)`: alpha and truth HxW float in [0, 1] of one size,
-mask HxW bool that selects the pixels to be scored (None: the whole image; the usual other choice
-is a trimap's unknown region, `trimap.unknown_region`). It returns a float, smaller is better except
-for `iou`. Sizes that differ, other dtypes, values outside [0, 1] and a mask that selects nothing
-raise ImageError. Arithmetic is in the inputs' precision, sums are in float64.
+Every function takes `(alpha, ground_truth, mask=None)`: alpha and ground_truth HxW float in [0, 1]
+of one size, mask HxW bool that selects the pixels to be scored (None: the whole image; often a
+trimap's unknown region, `trimap.unknown_region`). It returns a float; smaller is better, except for
+`iou`. Sizes that differ, other dtypes, values outside [0, 1] and a mask that selects nothing raise
+ImageError. Arithmetic is in the inputs' precision, sums are in float64.
 
 SAD, MSE, Grad and Conn: Rhemann et al., "A Perceptually Motivated Online Benchmark for Image
-Matting", CVPR 2009. Where that text leaves room, the choice is that of the evaluation code in
-common use since (Xu et al., "Deep Image Matting", CVPR 2017), so that figures compare with
-published ones; each function says which. Sums (SAD, Grad, Conn) are in thousands and grow with the
-image; means (MSE, MAD) are plain, papers often print them times 1000.
+Matting", CVPR 2009. Where the article leaves details open, they are those of the evaluation code in
+common use since (Xu et al., "Deep Image Matting", CVPR 2017), so that scores can be compared with
+published ones; each function names its choices. Sums (SAD, Grad, Conn) are in thousands and grow
+with the image; means (MSE, MAD) are plain, papers often print them times 1000.
 """
 
 import math
@@ -31,78 +31,81 @@ CONNECTIVITY_STEPS = 10
 CONNECTIVITY_THETA = 0.15
 
 
-def sad(alpha: Alpha, truth: Alpha, mask: Mask | None = None) -> float:
+def sad(alpha: Alpha, ground_truth: Alpha, mask: Mask | None = None) -> float:
     """Sum of absolute differences, in thousands."""
-    _check(alpha, truth, mask)
-    return _sum(np.abs(alpha - truth), mask) / 1000
+    _check(alpha, ground_truth, mask)
+    return _sum(np.abs(alpha - ground_truth), mask) / 1000
 
 
-def mse(alpha: Alpha, truth: Alpha, mask: Mask | None = None) -> float:
+def mse(alpha: Alpha, ground_truth: Alpha, mask: Mask | None = None) -> float:
     """Mean squared difference over the scored pixels, not scaled."""
-    _check(alpha, truth, mask)
-    return _sum(np.square(alpha - truth), mask) / _count(truth, mask)
+    _check(alpha, ground_truth, mask)
+    return _sum(np.square(alpha - ground_truth), mask) / _count(ground_truth, mask)
 
 
-def mad(alpha: Alpha, truth: Alpha, mask: Mask | None = None) -> float:
+def mad(alpha: Alpha, ground_truth: Alpha, mask: Mask | None = None) -> float:
     """Mean absolute difference over the scored pixels, not scaled."""
-    _check(alpha, truth, mask)
-    return _sum(np.abs(alpha - truth), mask) / _count(truth, mask)
+    _check(alpha, ground_truth, mask)
+    return _sum(np.abs(alpha - ground_truth), mask) / _count(ground_truth, mask)
 
 
-def grad(alpha: Alpha, truth: Alpha, mask: Mask | None = None) -> float:
+def grad(alpha: Alpha, ground_truth: Alpha, mask: Mask | None = None) -> float:
     """Sum of squared differences of the two gradient magnitudes, in thousands.
 
     Gradients come from first-order Gaussian derivative filters of sigma 1.4, cut where the Gaussian
     falls below 1e-2 (9x9), scaled to unit L2 norm, borders replicated. They are taken on the whole
-    image and masked afterwards. The code in use stretches both mattes to the full range first;
-    here they stay as they are, because stretching would turn an empty matte's noise into a person.
+    image and masked afterwards. The common code stretches both mattes to the full range first. This
+    function does not: stretching would turn the noise of an empty matte into a person.
     """
-    _check(alpha, truth, mask)
-    return _sum(np.square(_gradient_magnitude(alpha) - _gradient_magnitude(truth)), mask) / 1000
+    _check(alpha, ground_truth, mask)
+    difference = _gradient_magnitude(alpha) - _gradient_magnitude(ground_truth)
+    return _sum(np.square(difference), mask) / 1000
 
 
-def conn(alpha: Alpha, truth: Alpha, mask: Mask | None = None) -> float:
-    """Connectivity error, in thousands: the sum of |phi(alpha) - phi(truth)|, theta .15, p 1.
+def conn(alpha: Alpha, ground_truth: Alpha, mask: Mask | None = None) -> float:
+    """Connectivity error in thousands: the sum of |phi(alpha) - phi(ground_truth)|, theta .15, p 1.
 
     phi = 1 - d where d = a - l reaches theta, else 1, for the matte's value a and the pixel's level
     l: the last of the thresholds 0, .1, ... 1 up to which the pixel belonged to the largest
     4-connected region where both mattes reach the threshold. The article connects pixels to one
-    source region instead (the largest opaque in both); the code in use, followed here, takes the
-    largest region afresh at each threshold. Of regions equally large the first in reading order
-    counts. Thresholds are k/10, so that a level of k/10 in 8 bits reaches them exactly.
+    source region instead (the largest that is opaque in both); this function, as the common code,
+    determines the largest region anew at each threshold. Of regions equally large the first in
+    reading order counts. Thresholds are k/10, so that a level of k/10 in 8 bits reaches them.
     """
-    _check(alpha, truth, mask)
-    level = _connected_level(np.minimum(alpha, truth))
-    return _sum(np.abs(_connectivity(alpha, level) - _connectivity(truth, level)), mask) / 1000
+    _check(alpha, ground_truth, mask)
+    level = _connected_level(np.minimum(alpha, ground_truth))
+    difference = _connectivity(alpha, level) - _connectivity(ground_truth, level)
+    return _sum(np.abs(difference), mask) / 1000
 
 
-def iou(alpha: Alpha, truth: Alpha, mask: Mask | None = None) -> float:
+def iou(alpha: Alpha, ground_truth: Alpha, mask: Mask | None = None) -> float:
     """Intersection over union of the pixels that reach 0.5, 1.0 where neither has any.
 
     The Jaccard index of Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge",
     IJCV 2010, with a single class. Larger is better.
     """
-    _check(alpha, truth, mask)
-    ours, theirs = _solid(alpha), _solid(truth)
-    union = _sum(ours | theirs, mask)
-    return _sum(ours & theirs, mask) / union if union else 1.0
+    _check(alpha, ground_truth, mask)
+    a, b = _solid(alpha), _solid(ground_truth)
+    union = _sum(a | b, mask)
+    return _sum(a & b, mask) / union if union else 1.0
 
 
-def boundary_error(alpha: Alpha, truth: Alpha, mask: Mask | None = None) -> float:
+def boundary_error(alpha: Alpha, ground_truth: Alpha, mask: Mask | None = None) -> float:
     """Average symmetric distance between the two outlines at 0.5, in pixels.
 
     The mean, over the outline pixels of both mattes, of the Euclidean distance to the other's
     nearest outline pixel: the average symmetric surface distance of Heimann et al., "Comparison and
     Evaluation of Methods for Liver Segmentation from CT Datasets", IEEE TMI 2009. An outline pixel
-    reaches 0.5 and has a 4-neighbour that does not; the frame is no outline. The mask selects whose
-    distances count, not what they are measured to. Where a matte has no outline at all, the error
-    is 0 if both are the same (nobody there, nobody found) and otherwise the image's diagonal.
+    reaches 0.5 and has a 4-neighbour that does not; the image's border is no outline. The mask
+    selects the pixels whose distances count, not those they are measured to. Where a matte has no
+    outline at all, the error is 0 if both are the same, as in images of nobody, and otherwise the
+    image's diagonal.
     """
-    _check(alpha, truth, mask)
-    solid = _solid(alpha), _solid(truth)
+    _check(alpha, ground_truth, mask)
+    solid = _solid(alpha), _solid(ground_truth)
     outlines = _outline(solid[0]), _outline(solid[1])
     if not (outlines[0].any() and outlines[1].any()):
-        return 0.0 if np.array_equal(*solid) else math.hypot(*truth.shape)
+        return 0.0 if np.array_equal(*solid) else math.hypot(*ground_truth.shape)
     distance, points = 0.0, 0
     for outline, other in (outlines, outlines[::-1]):
         counted = outline if mask is None else outline & mask
@@ -112,21 +115,21 @@ def boundary_error(alpha: Alpha, truth: Alpha, mask: Mask | None = None) -> floa
 
 
 def dtssd(
-    alphas: Iterable[Alpha], truths: Iterable[Alpha], masks: Iterable[Mask] | None = None
+    alphas: Iterable[Alpha], ground_truths: Iterable[Alpha], masks: Iterable[Mask] | None = None
 ) -> float:
-    """Flicker of a clip: frames in order, each HxW as elsewhere here; the mean of `dtssd_step` over
-    consecutive frames. At least two frames (ImageError), as many of each (ValueError).
+    """Flicker of a clip: the mean of `dtssd_step` over consecutive frames.
 
-    Frames are read one by one and none outlives its successor: pass iterators for long clips.
+    Takes at least two frames (else ImageError), equally many of each kind (else ValueError). Only
+    two frames are held at a time: pass iterators for long clips.
     """
     steps: list[float] = []
     previous: tuple[Alpha, Alpha] | None = None
-    pairs = zip(alphas, truths, strict=True)
+    pairs = zip(alphas, ground_truths, strict=True)
     frames = ((pair, None) for pair in pairs) if masks is None else zip(pairs, masks, strict=True)
-    for (alpha, truth), mask in frames:
+    for (alpha, ground_truth), mask in frames:
         if previous is not None:
-            steps.append(dtssd_step(previous, (alpha, truth), mask))
-        previous = alpha, truth
+            steps.append(dtssd_step(previous, (alpha, ground_truth), mask))
+        previous = alpha, ground_truth
     if not steps:
         raise ImageError("dtSSD compares consecutive frames: pass at least two")
     return math.fsum(steps) / len(steps)
@@ -135,16 +138,16 @@ def dtssd(
 def dtssd_step(
     previous: tuple[Alpha, Alpha], current: tuple[Alpha, Alpha], mask: Mask | None = None
 ) -> float:
-    """dtSSD between two consecutive frames, each given as (alpha, truth): the root of the mean
-    squared difference between the matte's change and the true change; the mask is the current
-    frame's.
+    """dtSSD of two consecutive frames, each (alpha, ground_truth): the root of the mean squared
+    difference between the change of the matte and that of the ground truth. The mask is that of the
+    current frame.
 
     Erofeev et al., "Perceptually Motivated Benchmark for Video Matting", BMVC 2015, with the mean
     over pixels that later tables use (Lin et al., "Robust High-Resolution Video Matting with
     Temporal Guidance", WACV 2022, times 100) in place of the sum.
     """
-    for alpha, truth in (previous, current):
-        _check(alpha, truth, mask)
+    for alpha, ground_truth in (previous, current):
+        _check(alpha, ground_truth, mask)
     if previous[0].shape != current[0].shape:
         raise ImageError(f"a frame of {_size(previous[0])} is followed by {_size(current[0])}")
     change = (current[0] - previous[0]) - (current[1] - previous[1])
@@ -160,11 +163,11 @@ METRICS: dict[str, Callable[[Alpha, Alpha, Mask | None], float]] = {
     "IoU": iou,
     "Boundary": boundary_error,
 }
-"""Every measure of one image under the name that tables print."""
+"""The metrics of one image, under the names that tables print."""
 
 
-def _check(alpha: Alpha, truth: Alpha, mask: Mask | None) -> None:
-    for name, array in (("alpha", alpha), ("truth", truth)):
+def _check(alpha: Alpha, ground_truth: Alpha, mask: Mask | None) -> None:
+    for name, array in (("alpha", alpha), ("the ground truth", ground_truth)):
         if array.ndim != 2 or array.size == 0 or not np.issubdtype(array.dtype, np.floating):
             raise ImageError(
                 f"{name} is {array.dtype} of shape {array.shape}: expected HxW float in [0, 1]"
@@ -172,13 +175,15 @@ def _check(alpha: Alpha, truth: Alpha, mask: Mask | None) -> None:
         low, high = array.min(), array.max()
         if not (low >= 0 and high <= 1):  # also catches NaN
             raise ImageError(f"{name} spans {low:.4g} to {high:.4g}: expected values in [0, 1]")
-    if alpha.shape != truth.shape:
-        raise ImageError(f"alpha is {_size(alpha)} but truth is {_size(truth)}: resize one of them")
+    if alpha.shape != ground_truth.shape:
+        raise ImageError(
+            f"alpha is {_size(alpha)}, the ground truth {_size(ground_truth)}: resize one of them"
+        )
     if mask is None:
         return
-    if mask.dtype != np.bool_ or mask.shape != truth.shape:
+    if mask.dtype != np.bool_ or mask.shape != alpha.shape:
         raise ImageError(
-            f"mask is {mask.dtype} of shape {mask.shape}: expected bool of shape {truth.shape}"
+            f"mask is {mask.dtype} of shape {mask.shape}: expected bool of shape {alpha.shape}"
         )
     if not mask.any():
         raise ImageError("the mask selects no pixel: score the whole image instead")
@@ -204,7 +209,7 @@ def _gradient_magnitude(alpha: Alpha) -> Alpha:
 
 
 def _gaussian_kernels() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The 1-d Gaussian and its derivative, each of unit L2 norm; so is then their outer product."""
+    """The 1-d Gaussian and its derivative, each of unit L2 norm, as is then their outer product."""
     sigma = GRADIENT_SIGMA
     peak = math.sqrt(2 * math.pi) * sigma
     radius = math.ceil(sigma * math.sqrt(-2 * math.log(peak * GRADIENT_EPSILON)))
@@ -246,7 +251,7 @@ def _solid(alpha: Alpha) -> Mask:
 
 def _outline(solid: Mask) -> Mask:
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    # erode() takes no account of what lies beyond the frame, so the frame makes no outline.
+    # erode() ignores what is outside the image, so that its border is no outline.
     inside = cv2.erode(solid.astype(np.uint8), cross) > 0
     return np.asarray(solid & ~inside)
 

@@ -1,4 +1,4 @@
-"""Trimaps: uint8 HxW, as images 0 background, 128 unknown, 255 foreground."""
+"""Trimaps: HxW uint8, 0 background, 128 unknown, 255 foreground."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ from portraitmatting.errors import ImageError
 BACKGROUND, UNKNOWN, FOREGROUND = 0, 1, 2
 """The classes, in the order of the network's trimap logits."""
 VALUES = np.array([0, 128, 255], np.uint8)
-"""Class to its grey value in an image."""
+"""The grey value of each class."""
 
 
 def draw_trimap(alpha: NDArray[np.floating], radius: float) -> NDArray[np.uint8]:
@@ -17,30 +17,30 @@ def draw_trimap(alpha: NDArray[np.floating], radius: float) -> NDArray[np.uint8]
     (0 or more, else ImageError) past every soft pixel and to both sides of every hard edge.
 
     A pixel is foreground where all pixels within that distance are opaque, background where all
-    are empty. "Opaque" and "empty" are what 8 bits can tell: less than half a grey level from 1
-    or 0. What is beyond the frame is ignored.
+    are empty. "Opaque" and "empty" mean less than half a grey level of 8 bits from 1 or 0. What is
+    outside the image is ignored.
     """
     if not radius >= 0:
         raise ImageError(f"trimap radius {radius} is negative: use 0 or more pixels")
     trimap = np.full(alpha.shape, VALUES[UNKNOWN])
-    trimap[_deeper_than(radius, alpha > 1 - 0.5 / 255)] = VALUES[FOREGROUND]
-    trimap[_deeper_than(radius, alpha < 0.5 / 255)] = VALUES[BACKGROUND]
+    trimap[_inside(radius, alpha > 1 - 0.5 / 255)] = VALUES[FOREGROUND]
+    trimap[_inside(radius, alpha < 0.5 / 255)] = VALUES[BACKGROUND]
     return trimap
 
 
 def unknown_region(trimap: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """HxW uint8 trimap -> HxW bool, True where 128 is the nearest of 0, 128 and 255.
 
-    Nearest instead of equal, so that a trimap that went through JPEG or was written with 127 counts
-    as it was meant; on exact trimaps both are the same.
+    Nearest instead of equal, so that trimaps saved as JPEG or with 127 count as they were meant.
     """
     _, unknown, foreground = VALUES.tolist()
     return np.asarray((trimap > unknown // 2) & (trimap < (unknown + foreground) // 2))
 
 
-def _deeper_than(radius: float, region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _inside(radius: float, region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels of a region that are more than `radius` from its outside."""
     # A distance transform instead of an erosion: its cost does not grow with the radius.
-    if region.all():  # nothing to be near to, which OpenCV leaves undefined
+    if region.all():  # no outside, for which OpenCV's result is undefined
         return region
-    depth = cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.asarray(depth > radius)
+    distance = cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(distance > radius)

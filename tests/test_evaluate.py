@@ -19,15 +19,14 @@ from portraitmatting.commands.evaluate import main
 from portraitmatting.errors import ImageError, PortraitmattingError
 from portraitmatting.evaluate.benchmark import find_benchmark
 from portraitmatting.evaluate.contact_sheet import draw_contact_sheet, error_image
-from portraitmatting.evaluate.evaluation import evaluate
-from portraitmatting.evaluate.methods import (
+from portraitmatting.evaluate.evaluation import (
     MattingMethod,
+    evaluate,
     from_checkpoint,
     from_folder,
     from_predictor,
 )
-from portraitmatting.evaluate.report import bootstrap_interval, paired_p_value
-from portraitmatting.evaluate.table import format_report
+from portraitmatting.evaluate.report import bootstrap_interval, format_report, paired_p_value
 from portraitmatting.images.files import read_alpha
 from portraitmatting.trimap import draw_trimap, unknown_region
 
@@ -66,7 +65,7 @@ def shifted(by):
     """A method that adds `by` grey levels to the truth."""
 
     def matte(sample, image):
-        levels = np.asarray(Image.open(sample.truth)).astype(int) + by
+        levels = np.asarray(Image.open(sample.ground_truth)).astype(int) + by
         return np.clip(levels, 0, 255).astype(np.float32) / np.float32(255)
 
     return MattingMethod(f"shifted {by}", matte, {"by": str(by)})
@@ -102,7 +101,7 @@ def test_layouts_are_recognised_by_their_folders(tmp_path, parts, layout, trimap
     assert len(benchmark.samples) == 2 * len(parts)
     for place, image, _ in parts:
         assert (tmp_path / place / image / "x2.png") in [s.image for s in benchmark.samples]
-    assert all(sample.truth.is_file() for sample in benchmark.samples)
+    assert all(sample.ground_truth.is_file() for sample in benchmark.samples)
     assert all((sample.trimap is not None) == trimap for sample in benchmark.samples)
     names = [sample.name for sample in benchmark.samples]
     assert len(set(names)) == len(names)

@@ -268,10 +268,10 @@ def test_inputs_stay_untouched(name):
 @pytest.mark.parametrize(
     ("alpha", "truth", "mask", "message"),
     [
-        (np.zeros((2, 3)), np.zeros((3, 2)), None, "alpha is 3x2 but truth is 2x3"),
+        (np.zeros((2, 3)), np.zeros((3, 2)), None, "alpha is 3x2, the ground truth 2x3"),
         (np.full((2, 2), 255, np.uint8), np.zeros((2, 2)), None, "uint8"),
         (np.full((2, 2), 255.0), np.zeros((2, 2)), None, r"alpha spans 255 to 255.*\[0, 1\]"),
-        (np.zeros((2, 2)), np.full((2, 2), np.nan), None, "truth spans nan"),
+        (np.zeros((2, 2)), np.full((2, 2), np.nan), None, "the ground truth spans nan"),
         (np.zeros((2, 2, 1)), np.zeros((2, 2, 1)), None, "HxW"),
         (np.zeros((2, 2)), np.zeros((2, 2)), np.ones((2, 2), np.uint8), "bool"),
         (np.zeros((2, 2)), np.zeros((2, 2)), np.ones((1, 2), bool), "shape"),

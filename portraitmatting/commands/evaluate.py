@@ -18,7 +18,7 @@ from portraitmatting.commands.options import (
 from portraitmatting.errors import PortraitmattingError
 
 if TYPE_CHECKING:
-    from portraitmatting.evaluate.methods import MattingMethod
+    from portraitmatting.evaluate.evaluation import MattingMethod
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{benchmark.folder}: {benchmark.layout}, {len(benchmark.samples)} images\n", flush=True)
     from portraitmatting.evaluate.contact_sheet import draw_contact_sheet
     from portraitmatting.evaluate.evaluation import evaluate
-    from portraitmatting.evaluate.table import format_report
+    from portraitmatting.evaluate.report import format_report
     from portraitmatting.images.files import write_image
 
     chosen = given(options, "regions", "band", "video", "worst", "seed")
@@ -65,7 +65,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
 
 def _methods(options: argparse.Namespace) -> list["MattingMethod"]:
     from portraitmatting.checkpoint.registry import DEFAULT, locate
-    from portraitmatting.evaluate.methods import from_checkpoint, from_folder
+    from portraitmatting.evaluate.evaluation import from_checkpoint, from_folder
 
     mattes = [_named(text) for text in options.mattes or ()]
     for name, folder in mattes:

@@ -1,4 +1,4 @@
-"""Benchmark folders: which image belongs to which true alpha and trimap."""
+"""Benchmark folders: each image with its ground truth and its trimap."""
 
 import os
 import re
@@ -16,7 +16,7 @@ class Sample(NamedTuple):
 
     name: str
     image: Path
-    truth: Path
+    ground_truth: Path
     trimap: Path | None
 
 
@@ -36,8 +36,8 @@ class _Layout(NamedTuple):
 
 
 # P3M-10k: Li et al., "Privacy-Preserving Portrait Matting", ACM MM 2021. AIM-500: Li et al., "Deep
-# Automatic Natural Image Matting", IJCAI 2021. PPM-100: Ke et al., "MODNet", AAAI 2022; copies of
-# it go round with either pair of folder names.
+# Automatic Natural Image Matting", IJCAI 2021. PPM-100: Ke et al., "MODNet", AAAI 2022; there
+# are copies of it with either pair of folder names.
 _LAYOUTS = (
     _Layout("P3M-10k", "blurred_image", "mask"),
     _Layout("P3M-10k", "original_image", "mask"),
@@ -47,8 +47,8 @@ _LAYOUTS = (
     _Layout("plain", "image", "alpha"),
 )
 _TRIMAP = "trimap"
-# Where the folders of a layout may stand below the given one; the parts of a line belong together.
-_PLACES = (
+# Where the folders of a layout may be, below the given one. Folders of one line belong together.
+_PARTS = (
     (".",),
     ("validation/P3M-500-P", "validation/P3M-500-NP"),
     ("P3M-500-P", "P3M-500-NP"),
@@ -67,8 +67,8 @@ def find_benchmark(folder: str | os.PathLike[str]) -> Benchmark:
     root = Path(folder)
     if not root.is_dir():
         raise PortraitmattingError(f"{root}: no such folder")
-    for places in _PLACES:
-        parts = [(place, layout) for place in places if (layout := _layout_of(root / place))]
+    for names in _PARTS:
+        parts = [(name, layout) for name in names if (layout := _layout_of(root / name))]
         if parts:
             break
     else:
@@ -77,12 +77,11 @@ def find_benchmark(folder: str | os.PathLike[str]) -> Benchmark:
             "or the folders of P3M-10k, PPM-100 or AIM-500"
         )
     samples: list[Sample] = []
-    for place, layout in parts:
-        prefix = f"{Path(place).name}/" if len(parts) > 1 else ""
-        samples += _samples(root / place, layout, prefix)
+    for name, layout in parts:
+        prefix = f"{Path(name).name}/" if len(parts) > 1 else ""
+        samples += _samples(root / name, layout, prefix)
     folders = " and ".join(
-        f"{(Path(place) / layout.image).as_posix()}/ with {layout.alpha}/"
-        for place, layout in parts
+        f"{(Path(name) / layout.image).as_posix()}/ with {layout.alpha}/" for name, layout in parts
     )
     return Benchmark(root, f"{parts[0][1].name}: {folders}", tuple(samples))
 
@@ -112,10 +111,10 @@ def _layout_of(folder: Path) -> _Layout | None:
 
 def _samples(folder: Path, layout: _Layout, prefix: str) -> list[Sample]:
     images = index_by_name(folder / layout.image)
-    truths = index_by_name(folder / layout.alpha)
+    ground_truths = index_by_name(folder / layout.alpha)
     if not images:
         raise PortraitmattingError(f"{folder / layout.image}: holds no images")
-    if missing := [name for name in images if name not in truths]:
+    if missing := [name for name in images if name not in ground_truths]:
         more = f" (nor for {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise PortraitmattingError(
             f"no alpha for {images[missing[0]]}{more}: "
@@ -127,9 +126,9 @@ def _samples(folder: Path, layout: _Layout, prefix: str) -> list[Sample]:
         Sample(
             prefix + name,
             image,
-            truths[name],
-            # One that is missing keeps its path: reading it fails, where a drawn one in its place
-            # would mix two protocols.
+            ground_truths[name],
+            # A missing trimap keeps its path, so that reading it fails: a drawn one would mix two
+            # protocols.
             trimaps.get(name, folder / _TRIMAP / f"{name}.png") if has_trimaps else None,
         )
         for name, image in images.items()

@@ -12,7 +12,7 @@ from portraitmatting.errors import one_line
 from portraitmatting.images.pixels import to_dtype
 
 TILE = 240
-_NARROWEST = 160  # leaves room for captions over slender images
+_NARROWEST = 160  # so that captions fit over narrow images
 _GAP = 8
 _LINE = 20
 _PAPER, _INK = (255, 255, 255), (30, 30, 30)
@@ -32,7 +32,7 @@ class Case:
 def make_case(
     title: str,
     image: NDArray[np.generic],
-    truth: NDArray[np.floating],
+    ground_truth: NDArray[np.floating],
     mattes: Sequence[tuple[str, NDArray[np.floating] | None]],
 ) -> Case:
     """One row of the sheet, as tiles of at most 240 pixels a side, small enough to keep.
@@ -40,23 +40,31 @@ def make_case(
     Args:
         title: above the row.
         image: HxWx3 RGB, uint8 | uint16.
-        truth: HxW float, the ground truth.
+        ground_truth: HxW float, the ground truth.
         mattes: (name, HxW float, or None where the method failed).
     """
-    tiles = [("image", _tile(to_dtype(image, np.uint8))), ("ground truth", _tile(_grey(truth)))]
+    tiles = [
+        ("image", _tile(to_dtype(image, np.uint8))),
+        ("ground truth", _tile(_grey(ground_truth))),
+    ]
     for name, alpha in mattes:
         if alpha is None:
-            nothing = np.full_like(tiles[0][1], 200)
-            tiles += [(f"{name}: failed", nothing), ("", nothing)]
+            blank = np.full_like(tiles[0][1], 200)
+            tiles += [(f"{name}: failed", blank), ("", blank)]
         else:
-            tiles += [(name, _tile(_grey(alpha))), ("error", _tile(error_image(alpha, truth)))]
+            tiles += [
+                (name, _tile(_grey(alpha))),
+                ("error", _tile(error_image(alpha, ground_truth))),
+            ]
     return Case(title, tiles)
 
 
-def error_image(alpha: NDArray[np.floating], truth: NDArray[np.floating]) -> NDArray[np.uint8]:
+def error_image(
+    alpha: NDArray[np.floating], ground_truth: NDArray[np.floating]
+) -> NDArray[np.uint8]:
     """HxW floats in [0, 1] -> HxWx3 uint8 RGB: white where equal, towards red where the matte has
     too much, towards blue where it has too little."""
-    error = np.asarray(alpha - truth)[..., None]
+    error = np.asarray(alpha - ground_truth)[..., None]
     paper = np.array(_PAPER, np.float32)
     ink = np.where(error > 0, np.array(_SURPLUS, np.float32), np.array(_MISSING, np.float32))
     return np.rint(paper + np.abs(error) * (ink - paper)).astype(np.uint8)

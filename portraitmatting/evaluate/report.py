@@ -1,4 +1,4 @@
-"""The result of an evaluation: scores per image, means with intervals, comparisons, protocol."""
+"""The result of an evaluation: scores, means, comparisons and protocol, as text, CSV or JSON."""
 
 import csv
 import io
@@ -6,17 +6,19 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from portraitmatting.atomic import atomic_path
-from portraitmatting.errors import PortraitmattingError
+from portraitmatting.errors import PortraitmattingError, one_line
 from portraitmatting.evaluate.contact_sheet import Case
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a method has no scores for an image in a region; "all" stands for every one."""
+    """Why a method has no scores for an image in a region; "all" is every method or region."""
 
     method: str
     region: str
@@ -71,7 +73,7 @@ class Comparison:
 
 @dataclass
 class Report:
-    """The whole result; `protocol` is what the numbers must be quoted with."""
+    """The whole result; `protocol` belongs to the scores wherever they are quoted."""
 
     protocol: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
@@ -82,7 +84,7 @@ class Report:
     def means(self) -> list[Mean]:
         """One for each method, region and metric, in the order of scoring."""
         results = []
-        for method, region, metric, scores in self._columns():
+        for (method, region, metric), scores in self._columns().items():
             values = np.array(list(scores.values()))
             low, high = bootstrap_interval(values, self.seed)
             mean = float(values.mean())
@@ -91,7 +93,7 @@ class Report:
 
     def comparisons(self) -> list[Comparison]:
         """Every further method against the first; p values not corrected for their number."""
-        columns = {(c, r, m): scores for c, r, m, scores in self._columns()}
+        columns = self._columns()
         first = next(iter(columns), ("", "", ""))[0]
         results = []
         for (second, region, metric), scores in columns.items():
@@ -99,26 +101,25 @@ class Report:
             common = [name for name in scores if name in base]
             if second == first or not common:
                 continue
-            gaps: Scores = np.array([scores[name] - base[name] for name in common])
-            interval = bootstrap_interval(gaps, self.seed)
-            p_value = paired_p_value(gaps, self.seed)
+            differences: Scores = np.array([scores[name] - base[name] for name in common])
+            mean = float(differences.mean())
+            low, high = bootstrap_interval(differences, self.seed)
+            p_value = paired_p_value(differences, self.seed)
             results.append(
-                Comparison(
-                    first, second, region, metric, len(gaps), float(gaps.mean()), *interval, p_value
-                )
+                Comparison(first, second, region, metric, len(common), mean, low, high, p_value)
             )
         return results
 
     def write_csv(self, path: str | os.PathLike[str]) -> None:
         """One line per method, region and image; written atomically."""
         text = io.StringIO(newline="")
-        metrics = self._metrics()
+        metrics = _unique(metric for row in self.rows for metric in row.scores)
         writer = csv.writer(text)
         writer.writerow(["method", "region", "image", "pixels", *metrics])
         for row in self.rows:
             scores = [row.scores.get(metric, math.nan) for metric in metrics]
-            known = ["" if math.isnan(score) else repr(score) for score in scores]
-            writer.writerow([row.method, row.region, row.image, row.pixels, *known])
+            cells = ["" if math.isnan(score) else repr(score) for score in scores]
+            writer.writerow([row.method, row.region, row.image, row.pixels, *cells])
         _write(Path(path), text.getvalue())
 
     def write_json(self, path: str | os.PathLike[str]) -> None:
@@ -133,17 +134,14 @@ class Report:
         text = json.dumps(_without_nan(content), indent=1, ensure_ascii=False, allow_nan=False)
         _write(Path(path), text + "\n")
 
-    def _metrics(self) -> list[str]:
-        return list(dict.fromkeys(metric for row in self.rows for metric in row.scores))
-
-    def _columns(self) -> list[tuple[str, str, str, dict[str, float]]]:
-        """(method, region, metric, image name -> score), where there is any score."""
+    def _columns(self) -> dict[tuple[str, str, str], dict[str, float]]:
+        """(method, region, metric) to the scores that there are, by the images' names."""
         columns: dict[tuple[str, str, str], dict[str, float]] = {}
         for row in self.rows:
             for metric, score in row.scores.items():
                 if not math.isnan(score):
                     columns.setdefault((row.method, row.region, metric), {})[row.image] = score
-        return [(*key, scores) for key, scores in columns.items()]
+        return columns
 
 
 def _without_nan(value: Any) -> Any:
@@ -157,7 +155,7 @@ def _without_nan(value: Any) -> Any:
 def _write(path: Path, text: str) -> None:
     try:
         with atomic_path(path) as temporary:
-            # Names of files need not be UTF-8; JSON reads what takes the place of such bytes.
+            # File names need not be UTF-8; such bytes become escapes that JSON reads, too.
             temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
     except OSError as error:
         raise PortraitmattingError(
@@ -173,11 +171,11 @@ Scores = NDArray[np.float64]
 
 
 def bootstrap_interval(scores: Scores, seed: int = 0) -> tuple[float, float]:
-    """1-d scores, one an image -> 95 % interval (low, high) of their mean; NaNs below 2 scores.
+    """1-d scores, one per image -> 95 % interval (low, high) of their mean; NaNs below 2 scores.
 
     The percentile bootstrap with 10,000 resamples (Efron and Tibshirani, "An Introduction to the
-    Bootstrap", 1993, chapter 13), too narrow for a handful of images. The same seed draws the
-    same images for every metric.
+    Bootstrap", 1993, chapter 13), too narrow for a handful of images. One seed draws the same
+    images for every metric.
     """
     if len(scores) < 2:
         return float("nan"), float("nan")
@@ -189,11 +187,11 @@ def bootstrap_interval(scores: Scores, seed: int = 0) -> tuple[float, float]:
 
 
 def paired_p_value(differences: Scores, seed: int = 0) -> float:
-    """1-d differences, one an image -> two-sided p value of their mean being zero; NaN if empty.
+    """1-d differences, one per image -> two-sided p value of their mean being zero; NaN if empty.
 
     The sign-flip permutation test (Fisher, "The Design of Experiments", 1935): if neither method
-    were better, each difference could as well have had the other sign. All sign patterns for up to
-    12 images, else 10,000 random ones, of which the smallest p value is 1/10,001 (Phipson and
+    were better, each difference could as well have had the other sign. Takes all sign patterns for
+    up to 12 images, else 10,000 random ones, of which the smallest p value is 1/10,001 (Phipson and
     Smyth, "Permutation P-values Should Never Be Zero", 2010).
     """
     count = len(differences)
@@ -212,3 +210,92 @@ def paired_p_value(differences: Scores, seed: int = 0) -> float:
 
 def _chunks() -> Iterator[int]:
     return itertools.repeat(_CHUNK, RESAMPLES // _CHUNK)
+
+
+def format_report(report: Report) -> str:
+    """Scores per image, means with intervals side by side, comparisons, failures, protocol."""
+    by_method = _grouped(report.rows, lambda row: (row.method, row.region))
+    by_region = _grouped(report.means(), lambda mean: mean.region)
+    by_pair = _grouped(report.comparisons(), lambda c: (c.second, c.region))
+    blocks = [*map(_images, by_method), *map(_means, by_region), *map(_comparison, by_pair)]
+    if report.failures:
+        lines = [f"  {f.image}, {f.method}, {f.region}: {f.reason}" for f in report.failures]
+        blocks.append("\n".join([f"not scored: {len(lines)}", *map(one_line, lines)]))
+    blocks.append("\n".join(["protocol", *_protocol(report.protocol, "  ")]))
+    return "\n\n".join(blocks)
+
+
+def _images(rows: Sequence[Row]) -> str:
+    metrics = _unique(metric for row in rows for metric in row.scores)
+    lines = [["image", *metrics]]
+    for row in rows:
+        scores = (row.scores.get(metric, math.nan) for metric in metrics)
+        lines.append([one_line(row.image), *map(_number, scores)])
+    return f"{rows[0].method}, {rows[0].region}\n{_aligned(lines)}"
+
+
+def _means(means: Sequence[Mean]) -> str:
+    cells = {(m.method, m.metric): m for m in means}
+    methods = _unique(m.method for m in means)
+    lines = [["", *methods]]
+    for metric in _unique(m.metric for m in means):
+        row = [cells.get((method, metric)) for method in methods]
+        lines.append([metric, *(_mean(mean) if mean else "-" for mean in row)])
+    counts = (max(m.count for m in means if m.method == c) for c in methods)
+    lines.append(["images", *map(str, counts)])
+    return f"mean and 95 % interval, {means[0].region}\n{_aligned(lines)}"
+
+
+def _comparison(comparisons: Sequence[Comparison]) -> str:
+    lines = [["", "difference", "95 % interval", "p", "images"]]
+    for c in comparisons:
+        interval = _interval(c.low, c.high, "+")
+        cells = [c.metric, _number(c.difference, "+"), interval, _number(c.p_value), str(c.count)]
+        lines.append(cells)
+    first = comparisons[0]
+    return f"{first.second} minus {first.first}, {first.region}\n{_aligned(lines)}"
+
+
+def _grouped(items: Iterable[Item], key: Callable[[Item], object]) -> list[list[Item]]:
+    groups: dict[object, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.values())
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def _mean(mean: Mean) -> str:
+    return f"{_number(mean.mean)} ({_interval(mean.low, mean.high)})"
+
+
+def _protocol(facts: object, indent: str) -> list[str]:
+    if not isinstance(facts, dict):
+        return [f"{indent}{one_line(str(facts))}"]
+    lines = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}", *_protocol(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{name}: {one_line(str(value))}")
+    return lines
+
+
+def _number(value: float, sign: str = "") -> str:
+    return "-" if math.isnan(value) else f"{value:{sign}.4g}"
+
+
+def _interval(low: float, high: float, sign: str = "") -> str:
+    return "-" if math.isnan(low) else f"{_number(low, sign)} to {_number(high, sign)}"
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  "
+        + line[0].ljust(widths[0])
+        + "".join("  " + cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))
+        for line in lines
+    )
