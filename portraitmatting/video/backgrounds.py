@@ -1,4 +1,4 @@
-"""Backgrounds that move: a video behind the person, looped."""
+"""Backgrounds for videos: the still ones, and a video behind the person, looped."""
 
 import os
 from collections.abc import Sequence
@@ -16,9 +16,10 @@ from portraitmatting.images.pixels import to_dtype
 from portraitmatting.video.ffmpeg import VideoError, ffmpeg_name
 
 GREEN = "#00b140"
-"""The usual chroma key, for whoever names no background."""
-_LEAP_SECONDS = 5.0
-"""So much time is leapt over at once, as when a background was not chosen for a while."""
+"""The usual chroma key: the background where none is given."""
+_SKIP_SECONDS = 5.0
+"""A later moment than this is sought instead of decoding every frame up to it: a background may
+not have been shown for a while."""
 
 
 @runtime_checkable
@@ -34,22 +35,22 @@ class MovingBackground(Protocol):
 class VideoBackground:
     """A `Background` that plays a video file, looped, covering the image.
 
-    It shows the moment that `seek` was last called with, so that it runs at its own speed whatever
-    the rate of the frames before it. Time must not run backwards but by a restart from 0. Raises
+    It shows the moment that `seek` was last called with, and so plays at its own speed whatever the
+    rate of the frames in front of it. An earlier moment plays it anew from its start. Raises
     `VideoError` for what OpenCV cannot play.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fspath(path)
         self._open()
-        self._shown = self._next()
-        if self._shown is None:
+        image = self._next()
+        if image is None:
             raise VideoError(
                 f"background {one_line(self._path)}: cannot be played as a video: "
                 "check the path, or convert it to MP4"
             )
-        self._index, self._start = 0, 0
-        self._cover = image_background(self._shown)
+        self._index = 0
+        self._background = image_background(image)
 
     def _open(self) -> None:
         self._capture = cv2.VideoCapture(ffmpeg_name(self._path))
@@ -57,39 +58,36 @@ class VideoBackground:
         self._rate = rate if 0 < rate < 1000 else 25.0
 
     def _next(self) -> NDArray[np.uint8] | None:
-        there, bgr = self._capture.read()
-        return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8) if there else None
+        ok, bgr = self._capture.read()
+        return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8) if ok else None
 
     def seek(self, seconds: float) -> None:
-        """Show the frame of this moment, counted from the first call's video start."""
+        """Show the frame of this moment, which counts from the start of the first round."""
         wanted = int(seconds * self._rate + 1e-6)
-        if wanted < self._index:  # a new run
-            self._capture.release()
+        if wanted < self._index:
             self._open()
             self._index = -1
         if wanted == self._index:
             return
-        if wanted > self._index + _LEAP_SECONDS * self._rate:
+        if wanted > self._index + _SKIP_SECONDS * self._rate:
             length = round(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
             self._capture.set(cv2.CAP_PROP_POS_FRAMES, wanted % max(1, length))
             self._index = wanted - 1
+        image = None
         while self._index < wanted:
             self._index += 1
-            # Frames that are not shown are skipped without decoding them to pixels.
+            # Frames that are not shown need no conversion to pixels.
             if self._index < wanted and self._capture.grab():
                 continue
-            shown = self._next()
-            if shown is None:  # the end: once more from the start
-                self._capture.release()
+            image = self._next()
+            if image is None:  # the end: once more from the start
                 self._open()
-                shown = self._next()
-            if shown is not None:
-                self._shown = shown
-        assert self._shown is not None
-        self._cover = image_background(self._shown)
+                image = self._next()
+        if image is not None:
+            self._background = image_background(image)
 
     def __call__(self, image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
-        return to_dtype(self._cover(image, alpha), image.dtype)
+        return to_dtype(self._background(image, alpha), image.dtype)
 
 
 def parse_video_background(text: str) -> Background:
@@ -104,8 +102,5 @@ def live_backgrounds(texts: Sequence[str] = ()) -> list[tuple[str, Background]]:
     """(name, background) for each text, as `parse_video_background` takes them, and then for blur,
     green and checkerboard, so that there is always something to choose from."""
     chosen = dict.fromkeys([*texts, "blur", GREEN, "checkerboard"])
-    return [(_name(text), parse_video_background(text)) for text in chosen]
-
-
-def _name(text: str) -> str:
-    return Path(text).name if Path(text).is_file() else text
+    names = (Path(text).name if Path(text).is_file() else text for text in chosen)
+    return [(name, parse_video_background(text)) for name, text in zip(names, chosen, strict=True)]

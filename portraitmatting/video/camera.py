@@ -1,4 +1,5 @@
-"""Live images in: a thread that reads the camera, so that only the newest frame counts."""
+"""Cameras: a real one, read by a thread of its own so that each frame is the newest, and a
+virtual one for other programs."""
 
 import contextlib
 import os
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 
 class Newest(Generic[T]):
-    """A slot for one item, where a newer one replaces an older one that was not taken."""
+    """A slot for one item: a newer one replaces one that was not taken."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -48,8 +49,7 @@ class Newest(Generic[T]):
         """Wait for the newest item; None once closed. Raises the error that the slot was closed
         with, and TimeoutError after `timeout` seconds without an item."""
         with self._changed:
-            there = self._changed.wait_for(lambda: self._item is not None or self._closed, timeout)
-            if not there:
+            if not self._changed.wait_for(lambda: self._item is not None or self._closed, timeout):
                 raise TimeoutError
             item, self._item = self._item, None
             if item is None and self._error is not None:
@@ -61,23 +61,29 @@ _PROBED = 6
 """How many camera indices are tried when the one asked for does not work."""
 _FIRST_FRAME_SECONDS = 10.0
 _LOST_SECONDS = 3.0
-"""A camera that is silent for so long is gone."""
+"""A camera that gives no frame for so long counts as lost."""
 _MILLISECOND = Fraction(1, 1000)
 
-# FFmpeg inside OpenCV prints its own lines beside our one; OpenCV asks this once, at the first use.
+# FFmpeg inside OpenCV would print lines of its own beside our error; OpenCV reads this once, at the
+# first use.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 class Camera:
-    """Context manager over a camera (index "0", "1" or device "/dev/video0"), a stream URL or a
-    video file, whatever OpenCV opens. Of a camera, MJPG, a size and a rate are asked; it may give
-    others.
+    """Context manager over a camera (index "0", "1" or device "/dev/video0"), a stream's URL or a
+    video file: whatever OpenCV opens.
 
-    Iterate to get `Frame`s. Of a camera or a stream each is the newest there is, those that nobody
-    waited for are counted in `dropped`, and time is the clock's. Of a file, and of a URL with an
-    end, each frame comes, none faster than its own rate. The end of a file, and a camera that goes
-    away, end the iteration; `lost` then says whether it was the latter. Raises `VideoError` for a
-    camera that is missing, busy or gives no frame, with the indices that do work.
+    Iterate to get `Frame`s. A camera or a stream gives its newest frame each time, with the time at
+    which it came; older ones that were not taken are counted in `dropped`. A file, or a URL with an
+    end, gives every frame, at its own rate. The iteration ends with the file, or when the camera
+    gives no more frames, which sets `lost`. Raises `VideoError` for a camera that is missing, busy
+    or gives no frame, with the indices that do work.
+
+    Args:
+        source: Index, device, URL or file.
+        width: Asked of a camera, which may give another size.
+        height: Likewise.
+        rate: Likewise, in frames per second.
     """
 
     def __init__(
@@ -92,15 +98,15 @@ class Camera:
         self._slot: Newest[Frame] = Newest()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._began = self._handed = time.monotonic()
+        self._began = self._read_at = time.monotonic()
         self._capture = _open(source)
-        # A server sends such a URL as fast as it can: the newest frame would race to the end.
+        # Servers send a file as fast as they can: newest frames would skip most of it.
         self.is_file = Path(source).is_file() or (
             _is_url(source) and self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
         )
         if not self.is_file and not _is_url(source):
-            # Uncompressed, USB carries large images at a few frames per second only. The format
-            # goes first: sizes and rates are those that it offers.
+            # USB carries only a few large uncompressed images per second. The format comes first:
+            # it determines which sizes and rates there are.
             wanted = {
                 cv2.CAP_PROP_FOURCC: cv2.VideoWriter.fourcc(*"MJPG"),
                 cv2.CAP_PROP_FRAME_WIDTH: width,
@@ -126,13 +132,13 @@ class Camera:
         self._stop.set()
         if self._thread is None:
             self._capture.release()
-        else:  # it releases the camera itself; a driver that hangs must not hang the program
+        else:  # which releases the camera; a driver that hangs must not hang the program
             self._thread.join(_LOST_SECONDS)
 
     def age(self, frame: Frame) -> float:
-        """Seconds since `frame`, the last one that came from here, was read."""
-        read = self._handed if self.is_file else self._began + frame.seconds
-        return time.monotonic() - read
+        """Seconds since `frame`, the last one of this camera, was read."""
+        read_at = self._read_at if self.is_file else self._began + frame.seconds
+        return time.monotonic() - read_at
 
     def __iter__(self) -> Iterator[Frame]:
         return self._file_frames() if self.is_file else self._newest_frames()
@@ -143,7 +149,7 @@ class Camera:
         due = time.monotonic()
         index = 0
         while (bgr := _read(self._capture)) is not None:
-            self._handed = time.monotonic()
+            self._read_at = time.monotonic()
             yield self._frame(bgr, index / rate)
             index += 1
             due = max(due + 1 / rate, time.monotonic())
@@ -160,7 +166,7 @@ class Camera:
                 frame = None
             if frame is None:
                 if patience == _FIRST_FRAME_SECONDS:
-                    raise VideoError(_silent(self._source))
+                    raise VideoError(_no_frame(self._source))
                 self.lost = True
                 return
             yield frame
@@ -196,7 +202,7 @@ def working_cameras(skip: str = "") -> list[int]:
     for index in range(_PROBED):
         if str(index) == skip:
             continue
-        with _quiet():
+        with _quiet_opencv():
             capture = cv2.VideoCapture(index)
             if capture.isOpened() and _read(capture) is not None:
                 working.append(index)
@@ -207,7 +213,7 @@ def working_cameras(skip: str = "") -> list[int]:
 def _open(source: str) -> cv2.VideoCapture:
     if source.isdecimal() and len(source) > 9:
         raise VideoError(f"camera {source[:20]}: no such index: cameras are counted from 0")
-    with _quiet():
+    with _quiet_opencv():
         capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
     if capture.isOpened():
         return capture
@@ -222,7 +228,7 @@ def _open(source: str) -> cv2.VideoCapture:
     raise VideoError(f"{one_line(source)}: {problem}")
 
 
-def _silent(source: str) -> str:
+def _no_frame(source: str) -> str:
     if _is_url(source):
         return f"{one_line(source)} gives no frame: check that something sends there"
     return (
@@ -243,12 +249,12 @@ def _advice(source: str) -> str:
 
 
 def _read(capture: cv2.VideoCapture) -> cv2.typing.MatLike | None:
-    there, bgr = capture.read()
-    return bgr if there else None
+    ok, bgr = capture.read()
+    return bgr if ok else None
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet_opencv() -> Iterator[None]:
     """OpenCV prints several warnings for every camera that is not there."""
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -259,9 +265,10 @@ def _quiet() -> Iterator[None]:
 
 
 class VirtualCamera:
-    """Context manager; raises `VideoError` without pyvirtualcam, or without a driver for it.
+    """Context manager over a camera that other programs can use, through pyvirtualcam and a driver;
+    raises `VideoError` without these.
 
-    `rate` is announced to other programs; frames are sent as they come, never delayed to keep it.
+    `rate` is what other programs are told; frames are sent as they come, never delayed.
     """
 
     def __init__(self, rate: float = 30) -> None:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from portraitmatting.errors import PortraitmattingError, one_line
 
 _STEP_BACK_SECONDS = Fraction(1, 10)
-"""Decoding times that fall by more than this begin another recording, as for FFmpeg's own tools."""
+"""Decoding times that fall by more than this start another recording, as in FFmpeg's own tools."""
 _STEP_AHEAD_SECONDS = 10
-"""So do times that leap by more than this in formats made for being joined."""
+"""So do times that rise by more than this in formats that are made for joining."""
 _JOINABLE = "mpegts", "mpeg"
 _DECLARES_LENGTH = "mov", "matroska", "flv", "asf", "avi"
 """Formats whose header says how long the recording is."""
@@ -37,12 +37,12 @@ def import_av() -> Any:
 
 
 def is_url(source: str) -> bool:
-    """Whether FFmpeg shall open `source` by a protocol; all else is a file, colons or not."""
+    """Whether `source` is a URL; everything else is a file, even with a colon in its name."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source) is not None
 
 
 def ffmpeg_name(path: str | os.PathLike[str]) -> str:
-    """`path` as FFmpeg takes it: a file's name may hold a colon, which would end a protocol."""
+    """`path` for FFmpeg: absolute, since it takes what comes before a colon for a protocol."""
     text = os.fspath(path)
     return text if is_url(text) else os.path.abspath(text)
 
@@ -67,11 +67,11 @@ def open_input(path: str | os.PathLike[str]) -> Any:
 
 
 class Packets:
-    """Every packet of an open file in its order, on one clock.
+    """All packets of an open file, in order, on one clock.
 
-    Where recordings were joined (`cat a.ts b.ts`), the file's own times start anew; here they go
-    on: the later recording begins where the longest stream of the earlier one ends. Two passes
-    over the same file get the same times. What cannot be read is counted, and the rest goes on.
+    Where recordings were joined (`cat a.ts b.ts`), the file's own times start again; these go on:
+    the later recording begins where the longest stream of the earlier one ends. Two passes over a
+    file get the same times. What cannot be read is counted and left out.
     """
 
     def __init__(self, container: Any) -> None:
@@ -79,27 +79,27 @@ class Packets:
         self._streams = tuple(container.streams)
         self._joinable = container.format.name.startswith(_JOINABLE)
         self._offsets = [Fraction(0)]
-        """Of each recording: what is added to its times."""
+        """What is added to the times of each recording."""
         self._recording: Counter[int] = Counter()
         self._last: dict[int, Fraction] = {}
         self._corrupt_at: dict[int, Fraction] = {}
         self.end = Fraction(0)
-        """Up to when anything read so far is shown or heard, in seconds of the file's clock."""
+        """When the last of the packets read so far ends, in seconds of this clock."""
         self.seam = Fraction(0)
         """When the latest recording begins, on the same clock; 0 for the first."""
         self.corrupt: Counter[int] = Counter()
-        """Stream index to packets whose data is incomplete; unreadable places count under -1."""
+        """Stream index to its packets with incomplete data; -1 to parts that cannot be read."""
 
     @property
     def recordings(self) -> int:
-        """How many joined recordings were noticed so far, 1 in ordinary files."""
+        """How many joined recordings there were so far, 1 in ordinary files."""
         return len(self._offsets)
 
     def __iter__(self) -> Generator[Any, None, None]:
         packets = self._container.demux(*self._streams)
         while True:
             try:
-                packet = next(packets, None)  # which, once it has raised, is at its end
+                packet = next(packets, None)
             except import_av().FFmpegError:
                 self.corrupt[-1] += 1
                 continue
@@ -127,10 +127,10 @@ class Packets:
         index = packet.stream.index
         last = self._last.get(index, seconds)
         back, ahead = seconds < last - _STEP_BACK_SECONDS, seconds > last + _STEP_AHEAD_SECONDS
-        # Joined Matroska files lose the decoding order: only keyframes tell the time there.
+        # Joined Matroska files lose the decoding order: only the times of keyframes can be trusted.
         if (back and (self._joinable or packet.is_keyframe)) or (ahead and self._joinable):
             if last - self._corrupt_at.get(index, last - 2) < 1:
-                self.corrupt[index] -= 1  # only the counters of the transport stream broke off
+                self.corrupt[index] -= 1  # no damage: only the packet counters start again
             self._recording[index] += 1
             if self._recording[index] == len(self._offsets):  # the first of its streams
                 begin = seconds if packet.pts is None else packet.pts * packet.time_base
@@ -143,8 +143,8 @@ class Packets:
 
 
 def missing_part(path: str, container: Any, packets: Packets) -> str:
-    """What of a file has not come out of `packets` at their end, as a clause; "" if nothing is
-    known to be missing."""
+    """What of a file is missing in `packets`, which have all been read, as a clause; "" if nothing
+    is known to be."""
     kind = container.format.name
     cut, recordings = _structure(path, kind) if os.path.isfile(path) else (False, 1)
     if recordings > packets.recordings:
@@ -158,15 +158,15 @@ def missing_part(path: str, container: Any, packets: Packets) -> str:
 
 
 def _structure(path: str, kind: str) -> tuple[bool, int]:
-    """Whether the file is shorter than its parts say, and how many recordings are joined in it, 1
-    where that does not matter."""
+    """Whether the file is shorter than its parts declare, and how many recordings are joined in
+    it; 1 for formats of which FFmpeg reads all of them."""
     size = os.path.getsize(path)
     if kind == "mpegts":  # packets of 188 bytes, with time stamps 192, with error correction 204
         return all(size % length for length in (188, 192, 204)), 1
-    for name, ends in (("mov", _mp4), ("matroska", _matroska), ("avi", _avi)):
+    for name, structure in (("mov", _mp4), ("matroska", _matroska), ("avi", _avi)):
         if kind.startswith(name):
             with open(path, "rb") as file:
-                return ends(file, size)
+                return structure(file, size)
     return False, 1
 
 
@@ -176,7 +176,7 @@ def _mp4(file: Any, size: int) -> tuple[bool, int]:
     while at < size:
         file.seek(at)
         head = file.read(16)
-        if head[4:8] not in _BOXES:  # a maker's own trailer
+        if head[4:8] not in _BOXES:  # data that some cameras append
             break
         indices += head[4:8] == b"moov"
         length = int.from_bytes(head[:4], "big")
@@ -189,8 +189,8 @@ def _mp4(file: Any, size: int) -> tuple[bool, int]:
 
 
 def _matroska(file: Any, size: int) -> tuple[bool, int]:
-    """Elements: an ID and a length, each with its own length in the leading zeros of its first
-    byte. Live recordings leave lengths open (all ones): what follows is their content."""
+    """Elements: an ID and a length; the leading zeros of each one's first byte say how many bytes
+    it has. Live recordings leave lengths open (all ones): their content follows."""
     at = recordings = 0
     while at < size:
         file.seek(at)
@@ -199,7 +199,7 @@ def _matroska(file: Any, size: int) -> tuple[bool, int]:
         id_length = 9 - head[0].bit_length()
         data = head[id_length:] or b"\x80"
         length_length = 9 - data[0].bit_length()
-        if id_length > 4 or length_length > 8:  # no element: filled with zeros, or rubbish
+        if id_length > 4 or length_length > 8:  # no element, but zeros or other data
             break
         length = int.from_bytes(data[:length_length], "big") ^ (1 << 7 * length_length)
         open_end = length == (1 << 7 * length_length) - 1
@@ -208,7 +208,7 @@ def _matroska(file: Any, size: int) -> tuple[bool, int]:
 
 
 def _avi(file: Any, size: int) -> tuple[bool, int]:
-    """Chunks "RIFF" of at most 1 or 2 GiB; their length is left open until a recording ends."""
+    """Chunks "RIFF" of at most 1 or 2 GiB; their length is unknown until a recording ends."""
     at = 0
     while at < size:
         file.seek(at)
@@ -221,8 +221,8 @@ def _avi(file: Any, size: int) -> tuple[bool, int]:
 
 
 _HD_HEIGHT = 720
-"""Images from this height on that do not say their colour matrix are taken for BT.709, smaller
-ones for BT.601, as players do."""
+"""Frames without a declared colour matrix are taken for BT.709 from this height on, else for
+BT.601, as players do."""
 _RGB, _BT709, _UNSPECIFIED, _BT601 = 0, 1, 2, 6  # AVCOL_SPC_...
 _WIDE_PRIMARIES = 9, 11, 12  # AVCOL_PRI_BT2020, DCI-P3, Display P3
 _HDR_TRANSFERS = 16, 18  # AVCOL_TRC_SMPTE2084 (PQ), AVCOL_TRC_ARIB_STD_B67 (HLG)
@@ -232,7 +232,7 @@ leaves dots along coloured edges."""
 
 
 class Converter:
-    """Converts frames by FFmpeg's `scale` filter, which is set up anew when their kind changes."""
+    """Frames <-> arrays by FFmpeg's `scale` filter, which is set up anew for each kind of them."""
 
     def __init__(self) -> None:
         self._kind: Any = None
@@ -242,11 +242,11 @@ class Converter:
         self, frame: Any, size: tuple[int, int]
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         """A decoded frame -> HxWx3 RGB uint8 in BT.709's colours, upright, and its own alpha, HxW
-        uint8, None if it is opaque; where it is transparent, the colours are laid on white.
+        uint8, None if it is opaque; transparent colours are put over white.
 
-        `size` is (width, height) before it is turned upright: a stream may change its own on the
-        way. HDR (PQ and HLG) is tone-mapped and wide colours are fitted in perceptually, as
-        libswscale does it.
+        `size` is (width, height) before the frame is turned upright; frames of another size, which
+        a stream may contain, are scaled to it. HDR (PQ and HLG) is tone-mapped and wide colours are
+        mapped perceptually, both by libswscale.
         """
         transparent = any(component.is_alpha for component in frame.format.components)
         matrix = frame.colorspace

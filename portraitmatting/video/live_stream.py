@@ -22,80 +22,80 @@ from portraitmatting.video.stream import MattedFrame, Smoother, smoothed
 _SHORT_SIDE = 192
 """Of the grey images between which motion is estimated."""
 _FINEST_SCALE = 1
-"""Flow is estimated down to half of that size; stopping at a quarter costs half as much, and the
-carried mattes' error grows by a quarter to a half."""
+"""Flow is estimated down to half of that size. Stopping at a quarter takes half the time, but the
+error of carried mattes grows by a quarter to a half."""
 _SLACK = 1.0, 0.1
 """Forward and backward flow may disagree by so many pixels, and by this part of their length."""
 _UNRELIABLE = 0.7
-"""Of the matte's edge: with more of it unreliable, nothing is carried. At 240 pixels a second it is
-.3 to .6, after a cut .85 to 1."""
+"""If more than this part of the matte's edge is unreliable, nothing is carried. Typical values
+are .3 to .6 when the person moves by 240 pixels a second, and .85 to 1 after a cut."""
 _EDGE = 5
 """Width in pixels of the matte that is counted as its edge."""
 _FADE = 0.4
-"""What remains, from frame to frame, of the difference between an older matte and a new one."""
+"""The part that stays, from frame to frame, of the difference between the old matte and the new."""
 
 
 @dataclass(eq=False)
-class Sight:
-    """A frame as the carrier remembers it."""
+class SeenFrame:
+    """What the carrier keeps of a frame."""
 
     grey: NDArray[np.uint8]
     flow: NDArray[np.float32]
-    """hxwx2: for each pixel of the newest frame, how far away (x, y) it was in this one."""
+    """hxwx2: for each pixel of the newest frame, the distance (x, y) to its place in this one."""
     shown: NDArray[np.float32] | None = None
-    """The matte that was carried to it."""
+    """Its matte as it was shown."""
 
 
 @dataclass(eq=False)
 class _Source:
-    """The frame and matte that are carried."""
+    """The frame and the matte of the network that are carried."""
 
-    sight: Sight
+    seen: SeenFrame
     matte: NDArray[np.float32]
     fading: NDArray[np.float32] | None
-    """What the older matte, carried to this frame, had more."""
+    """The matte shown for this frame, minus the network's; it fades out."""
 
 
 class MatteCarrier:
     """Carries the network's last matte to the newest frame by optical flow.
 
-    For every frame call `see`; `carry` is its matte. Give any frame's sight to the network with
-    `ask`, and its matte, when it is there, to `take_over`: from then on that one is carried.
+    For every frame call `see`, then `carry` for its matte. Call `ask` when a frame is given to the
+    network and `take_over` with the network's matte of it: from then on that one is carried.
 
     Flow is dense inverse search (Kroeger et al., "Fast Optical Flow using Dense Inverse Search",
     ECCV 2016) from the newest frame to the matte's, started from the sum of the flows from frame to
-    frame, so that errors do not add up and large motion is followed. Flow that is not undone by the
-    flow the other way round (Sundaram et al., ECCV 2010) is unreliable.
+    frame, so that errors do not add up and large motion is followed. Flow is unreliable where
+    the flow in the other direction does not lead back (Sundaram et al., ECCV 2010).
     """
 
     def __init__(self) -> None:
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._flow.setFinestScale(_FINEST_SCALE)
-        self._newest: Sight | None = None
-        self._asked: Sight | None = None
+        self._newest: SeenFrame | None = None
+        self._asked: SeenFrame | None = None
         self._source: _Source | None = None
 
-    def see(self, image: NDArray[np.uint8]) -> Sight:
-        """The next frame, HxWx3 RGB uint8. One of another size starts afresh."""
+    def see(self, image: NDArray[np.uint8]) -> SeenFrame:
+        """The next frame, HxWx3 RGB uint8. A frame of another size starts anew."""
         grey = _small_grey(image)
-        last, self._newest = self._newest, Sight(grey, np.zeros((*grey.shape, 2), np.float32))
+        last, self._newest = self._newest, SeenFrame(grey, np.zeros((*grey.shape, 2), np.float32))
         if last is None or last.grey.shape != grey.shape:
             self._asked = self._source = None
             return self._newest
         step = self._flow.calc(grey, last.grey, None)
-        kept = [self._asked, self._source.sight if self._source else None]
-        for sight in {id(sight): sight for sight in kept if sight is not None}.values():
-            sight.flow = step + _moved(sight.flow, step)
+        for seen in {self._asked, self._source and self._source.seen}:
+            if seen is not None:
+                seen.flow = step + _moved(seen.flow, step)
         return self._newest
 
-    def ask(self, sight: Sight) -> None:
-        """The network has been given this frame, the newest."""
-        self._asked = sight
+    def ask(self, seen: SeenFrame) -> None:
+        """The network is given this frame."""
+        self._asked = seen
 
     def take_over(self, matte: NDArray[np.float32], fade: bool = True) -> None:
-        """The network's matte hxw float32 of the frame asked for; with `fade` it replaces the older
-        one within a few frames, without a jump."""
-        if self._asked is None:  # frames have another size since
+        """The network's matte, hxw float32, of the frame of `ask`; with `fade` it replaces the
+        older one over a few frames instead of at once."""
+        if self._asked is None:  # the size of frames has changed since
             return
         shown = self._asked.shown if fade else None
         fading = None if shown is None or shown.shape != matte.shape else shown - matte
@@ -103,11 +103,11 @@ class MatteCarrier:
 
     @property
     def up_to_date(self) -> bool:
-        """Whether the network's matte is that of the newest frame itself."""
-        return self._source is not None and self._source.sight is self._newest
+        """Whether the network's matte is of the newest frame itself."""
+        return self._source is not None and self._source.seen is self._newest
 
     def carry(self) -> NDArray[np.float32] | None:
-        """The matte of the newest frame, hxw float32 in [0, 1], of the network's size; None where
+        """The matte of the newest frame, hxw float32 in [0, 1], of the network's size; None if
         there is none yet, or flow is unreliable at its edge."""
         source, newest = self._source, self._newest
         if source is None or newest is None:
@@ -116,17 +116,17 @@ class MatteCarrier:
         if source.fading is not None:
             source.fading *= _FADE
             matte = np.clip(matte + source.fading, 0, 1)
-        own = source.sight is newest
-        newest.shown = matte if own else self._carried(source.sight, newest, matte)
+        own = source.seen is newest
+        newest.shown = matte if own else self._carried(source.seen, newest, matte)
         return newest.shown
 
     def _carried(
-        self, source: Sight, newest: Sight, matte: NDArray[np.float32]
+        self, source: SeenFrame, newest: SeenFrame, matte: NDArray[np.float32]
     ) -> NDArray[np.float32] | None:
         source.flow = self._flow.calc(newest.grey, source.grey, source.flow)
         back = self._flow.calc(source.grey, newest.grey, None)
         height, width = matte.shape
-        # As long as the network's matte has its size: pixels there, not of the grey image.
+        # Flow counts pixels of the grey image, the matte has another size.
         scale = np.array([width / newest.grey.shape[1], height / newest.grey.shape[0]], np.float32)
         carried = _moved(matte, cv2.resize(source.flow, (width, height)) * scale)
         wrong = np.abs(source.flow + _moved(back, source.flow)).max(axis=2)
@@ -139,7 +139,7 @@ class MatteCarrier:
 
 def _small_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
-    # At least 32 pixels a side, below which the search finds no place for its patches.
+    # At least 32 pixels a side: the search needs room for its patches.
     scale = max(32, min(_SHORT_SIDE, height, width)) / min(height, width)
     size = round(width * scale), round(height * scale)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
@@ -147,33 +147,31 @@ def _small_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _moved(values: NDArray[np.float32], flow: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each pixel's value from where `flow` (hxwx2) says that it was."""
+    """Each pixel's value from where it was according to `flow` (hxwx2)."""
     height, width = flow.shape[:2]
-    coordinates = flow + np.dstack(np.meshgrid(np.arange(width), np.arange(height))).astype(
-        np.float32
-    )
-    x, y = cv2.split(coordinates)
+    grid = np.dstack(np.meshgrid(np.arange(width), np.arange(height))).astype(np.float32)
+    x, y = cv2.split(grid + flow)
     moved = cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(moved, np.float32)
 
 
 _FRAMES_PER_MATTE = 3
-"""Displayed frames for which one pass of the network must do: mattes are carried in between."""
-_PATIENCE = 5
-"""Passes before the size changes."""
-_SPARE = 0.85
-"""A larger size must promise to leave this much of the time unused, or sizes would swing."""
+"""Frames for each pass of the network: mattes are carried to those in between."""
+_PASSES = 5
+"""Passes that are timed before the size changes."""
+_SAFE = 0.85
+"""A larger size must need no more than this part of the time there is, or sizes would swing."""
 _HARDLY_SLOWER = 1.1
-"""A size that is at most so many times as slow as the smallest one is taken in any case."""
+"""A size that takes at most so many times as long as the smallest one is used in any case."""
 
 
 class AutoSize:
     """Chooses, pass by pass, the largest working size between the presets "live" and "quality" at
     which the network alone gives a matte for every third of `target` frames per second.
 
-    Tell it what the network took; `short_side` is what to use next. The network's time is taken as
-    a constant and a part that grows with the area, both measured as sizes change; until then all of
-    it is taken to grow.
+    Report each pass with `network_took`; `short_side` is the size to use next. The network's time
+    is modelled as a constant plus a part that grows with the area, both measured when the size
+    changes; until then all of it counts as growing.
     """
 
     def __init__(self, predictor: Predictor, target: float = 24) -> None:
@@ -191,12 +189,12 @@ class AutoSize:
         """The last size and what it took."""
 
     def network_took(self, seconds: float) -> None:
-        """What the network alone took for a frame at the present size; may change `short_side`."""
+        """The seconds of one pass of the network at the current size; may change `short_side`."""
         self._seconds.append(seconds)
-        if len(self._seconds) <= _PATIENCE:
+        if len(self._seconds) <= _PASSES:
             return
-        # The first frame at a new size pays for warming up. The median ignores a hiccup.
-        typical = sorted(self._seconds[1:])[_PATIENCE // 2]
+        # The first pass at a new size is slower. The median ignores single slow passes.
+        typical = sorted(self._seconds[1:])[_PASSES // 2]
         self._seconds.clear()
         size = self.short_side
         if self._last is not None and self._last[0] != size:
@@ -208,18 +206,18 @@ class AutoSize:
     def _best(self, typical: float) -> int:
         slope = typical / self.short_side**2 if self._slope is None else self._slope
 
-        def promise(size: int) -> float:
+        def expected(size: int) -> float:
             return typical + slope * (size**2 - self.short_side**2)
 
-        room = max(self._budget, _HARDLY_SLOWER * promise(self._sizes[0]))
-        best = max((size for size in self._sizes if promise(size) <= room), default=self._sizes[0])
-        if best > self.short_side and promise(best) > _SPARE * room:
+        room = max(self._budget, _HARDLY_SLOWER * expected(self._sizes[0]))
+        best = max((size for size in self._sizes if expected(size) <= room), default=self._sizes[0])
+        if best > self.short_side and expected(best) > _SAFE * room:
             return max(self.short_side, best - MULTIPLE)
         return best
 
 
 _KEEPS_UP = 0.5
-"""A network that takes no more than this part of a frame's time is waited for."""
+"""A network that needs at most this part of a frame's time is waited for."""
 
 
 class _Answer(NamedTuple):
@@ -230,12 +228,12 @@ class _Answer(NamedTuple):
 
 
 class LiveStream:
-    """Iterable over live frames, all with a matte of their own, as `MattedFrame`s.
+    """Iterable over live frames, each with its own matte, as `MattedFrame`s.
 
-    The network runs in a thread of its own, always on the newest frame that it can get. A network
-    that keeps up with `target_rate` is waited for. Otherwise its last matte is carried to each
-    frame (`MatteCarrier`) and brought to full size by the frame's own colours (`guided_upsample`);
-    the network is waited for where that is not reliable: at the first frame, after a cut.
+    The network runs in a thread of its own, each time on the newest frame. If it keeps up with
+    `target_rate`, each frame waits for it. Otherwise its last matte is carried to each frame
+    (`MatteCarrier`) and brought to full size by the frame's own colours (`guided_upsample`); the
+    frame waits for the network only where that is not reliable: at the beginning, after a cut.
 
     Args:
         frames: live ones, such as a `Camera`.
@@ -244,7 +242,7 @@ class LiveStream:
         method: of `estimate_foreground`.
         smooth: steady the matte over time (`Smoother`).
         target_rate: frames per second.
-        auto_size: chooses the working size; None: the predictor's.
+        auto_size: chooses the working size; default: the predictor's.
     """
 
     def __init__(
@@ -277,11 +275,11 @@ class LiveStream:
         before = time.perf_counter()
         if self._pending is not None and self._pending.done():
             self._receive()
-        sight = self._carrier.see(frame.image)
+        seen = self._carrier.see(frame.image)
         coarse: NDArray[np.float32] | None = None
         while True:
             if self._pending is None:
-                self._carrier.ask(sight)
+                self._carrier.ask(seen)
                 self._pending = pool.submit(self._estimate, frame)
             waits = self._answer is not None and self._answer.seconds <= self._patience
             if not waits:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # it needs PyTorch, and a missing screen is reported before t
 
 _PROBE = "import cv2; cv2.namedWindow('probe'); cv2.waitKey(1)"
 _HEIGHTS = 60, 4000
-"""Of windows that are remembered, in pixels."""
+"""Lowest and highest height of a window that is remembered, in pixels."""
 _FONTS = Path("/usr/share/fonts")
 _HEADLESS = (
     "no window: this OpenCV is built without them; pip uninstall opencv-python-headless "
@@ -47,8 +47,8 @@ def require_display() -> None:
 
 
 def _quiet_qt() -> None:
-    """OpenCV's wheel points Qt to a folder of fonts that it does not have, and Qt complains about
-    it at length."""
+    """OpenCV's wheel points Qt to a folder of fonts that does not exist, and Qt prints many
+    warnings about that."""
     if not Path(os.environ.get("QT_QPA_FONTDIR", "/")).is_dir() and _FONTS.is_dir():
         os.environ["QT_QPA_FONTDIR"] = str(_FONTS)
 
@@ -154,7 +154,7 @@ _BLUR_LIMITS = 0.005, 0.25
 
 @dataclass
 class Controls:
-    """The state that keys change. It is itself a `MovingBackground`: the one chosen at the time."""
+    """The state that keys change. It is itself a `MovingBackground`: the one that is chosen now."""
 
     backgrounds: list[tuple[str, Background]]
     """Name and background, at least one; key `n` goes through them."""
@@ -164,7 +164,7 @@ class Controls:
     alpha_view: bool = False
     side_by_side: bool = False
     mirrored: bool = False
-    """In the window only: others see text the right way round."""
+    """In the window only: in results, text must stay readable."""
     paused: bool = False
     overlay: bool = True
     help: bool = False
@@ -185,13 +185,13 @@ class Controls:
         return background(image, alpha)
 
     def seek(self, seconds: float) -> None:
-        """Hand the time on to a background that moves."""
+        """Pass the time on to a background that moves."""
         background = self.backgrounds[self.chosen][1]
         if isinstance(background, MovingBackground):
             background.seek(seconds)
 
     def press(self, key: int) -> Action | None:
-        """Take a key's code (-1 for none); what is beyond this state comes back as an action."""
+        """Take a key's code (-1 for none). What a key does beyond this state is returned."""
         switches = {
             "h": "help",
             "a": "alpha_view",
@@ -242,8 +242,8 @@ def with_text(image: NDArray[np.uint8], lines: list[str]) -> NDArray[np.uint8]:
     box = image[: step * len(lines) + 2 * margin, : width + 2 * margin]
     box[:] = box // 3
     for row, line in enumerate(lines, 1):
-        place = margin, row * step
-        cv2.putText(image, line, place, *style, (255, 255, 255), thickness, cv2.LINE_AA)
+        corner = margin, row * step
+        cv2.putText(image, line, corner, *style, (255, 255, 255), thickness, cv2.LINE_AA)
     return image
 
 

@@ -31,7 +31,7 @@ VIDEO_SUFFIXES = frozenset({
     ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
     ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
 })  # fmt: skip
-"""What is taken for a video in a folder of videos."""
+"""Files that count as videos in a folder of videos."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class Frame:
     duration: int = 0
     """How long it is shown, in the same units; 0 where the file does not say."""
     alpha: NDArray[np.uint8] | None = None
-    """HxW, the video's own transparency, which bounds every matte; None if it is opaque."""
+    """HxW, the video's own alpha, which no matte exceeds; None if it is opaque."""
 
     @property
     def seconds(self) -> float:
@@ -58,13 +58,14 @@ class Frame:
 class VideoReader:
     """Context manager over a video file (or URL) that FFmpeg can read.
 
-    Iterate to get every `Frame`, in order, memory constant. Rotation and mirroring noted in the
-    file are applied, so `height` and `width` are those of the upright image; HDR is tone-mapped.
-    The clock goes on where recordings were joined. Raises `VideoError` for what is no video;
-    packets that cannot be decoded are counted in `damaged`, and the rest goes on.
+    Iterate to get every `Frame`, in order, in constant memory. Rotation and mirroring that the file
+    declares are applied, so `height` and `width` are those of the upright image; HDR is
+    tone-mapped. Times go on where recordings were joined. Raises `VideoError` for what is no video;
+    packets that cannot be decoded are counted in `damaged` and left out.
     """
 
     has_tracks = True
+    """Whether there may be sound, subtitles or chapters to copy."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
@@ -74,10 +75,10 @@ class VideoReader:
             self._stream = self._main_stream()
             self._packets = Packets(self._container)
             self.start = Fraction(self._container.start_time or 0, self._av.time_base)
-            """What the file's own clock shows at the beginning, in seconds; `Frame.pts` shows 0."""
+            """The file's own time, in seconds, at which `Frame.pts` is 0."""
             self._undecodable = 0
             self.missing = ""
-            """Known after the last frame: what the file lacks, as a clause, "" if nothing."""
+            """What the file lacks, as a clause, "" if nothing; known after the last frame."""
             self._frames = self._decode()
             self._first = next(self._frames, None)
             if self._first is None:
@@ -89,7 +90,7 @@ class VideoReader:
 
     def _main_stream(self) -> Any:
         """The video stream marked as default, else the first."""
-        # Music files hold their cover as a "video" of one frame.
+        # Music files contain their cover as a "video" of one frame.
         kinds = self._av.stream.Disposition
         streams = [
             stream
@@ -112,7 +113,7 @@ class VideoReader:
     def rate(self) -> Fraction:
         """Frames per second on average."""
         for rate in (self._stream.average_rate, self._stream.guessed_rate):
-            if rate and rate <= _LARGEST_RATE:  # short files make FFmpeg guess wildly
+            if rate and rate <= _LARGEST_RATE:  # FFmpeg's guess for short files may be absurd
                 return Fraction(rate)
         return Fraction(25)
 
@@ -129,7 +130,7 @@ class VideoReader:
 
     @property
     def frame_count(self) -> int | None:
-        """How many frames there are by the file's own account: an estimate, or None."""
+        """How many frames the file declares: an estimate, or None."""
         if self._stream.frames:
             return int(self._stream.frames)
         if self._container.duration:
@@ -160,12 +161,12 @@ class VideoReader:
         origin = round(self.start / base)
         step = max(1, round(1 / (self.rate * base)))
         converter = Converter()
-        for decoded in self._undamaged():
+        for decoded in self._decoded():
             if last < 0:
                 size = decoded.width, decoded.height
                 a, b, _, _ = display_matrix(decoded) or (1, 0, 0, 1)
                 self._transposed = abs(b) > abs(a)
-            # Some containers leave time stamps out, and broken ones repeat them.
+            # Some containers have no time stamps, and broken ones repeat them.
             pts = decoded.pts - origin if decoded.pts is not None else last + step
             pts = max(pts, last + 1)
             image, alpha = converter.to_arrays(decoded, size)
@@ -173,7 +174,7 @@ class VideoReader:
             last = pts
         self.missing = missing_part(self.path, self._container, self._packets)
 
-    def _undamaged(self) -> Iterator[Any]:
+    def _decoded(self) -> Iterator[Any]:
         decoder = self._alpha_decoder() or self._stream.codec_context
         for packet in self._packets:
             if packet.stream.index != self._stream.index:
@@ -186,8 +187,8 @@ class VideoReader:
                 yield from frames
 
     def _alpha_decoder(self) -> Any:
-        """VP8 and VP9 keep their transparency beside the image, where FFmpeg's own decoders do not
-        look, but libvpx does."""
+        """VP8 and VP9 store transparency beside the image; FFmpeg's own decoders ignore it, libvpx
+        does not."""
         names = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
         name = names.get(self._stream.codec_context.codec.canonical_name)
         if name is None or self._stream.metadata.get("alpha_mode") != "1":
@@ -205,8 +206,8 @@ class ImageSequence:
     """Numbered images as a video at `rate` frames per second: the interface of `VideoReader`.
 
     `path` is a folder, or a pattern as FFmpeg takes it (frame_%04d.png). Frames follow their
-    numbers; all get the first one's size. An image that cannot be read is counted in `damaged`,
-    and the one before it stays for its time.
+    numbers; all get the first one's size. An image that cannot be read is counted in `damaged`;
+    the one before it is shown longer.
     """
 
     start = Fraction(0)

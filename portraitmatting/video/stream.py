@@ -101,14 +101,14 @@ class MattedFrame:
     method: str
     """How the foreground's colours are estimated, as in `estimate_foreground`."""
     short_side: int
-    """At which working size the network ran."""
+    """The working size at which the network ran."""
     network_seconds: float
-    """What the network took for this frame, with resizing; its share of the batch."""
+    """What this frame took in the network, with resizing: its share of its batch's time."""
     smoothing_seconds: float
     matting_seconds: float = 0.0
-    """How long this frame waited for its matte, smoothing not counted."""
+    """How long this frame waited for its matte, without smoothing."""
     age: float = 0.0
-    """Seconds by which the frame that the network saw is older than this one; 0 if it is this."""
+    """Seconds by which the frame that the network saw is older than this one; 0 if it saw this."""
 
     @property
     def image(self) -> NDArray[np.uint8]:
@@ -164,7 +164,7 @@ def matte_stream(
     check_word("foreground method", foreground, METHODS)
     if batch_size < 1:
         raise PortraitmattingError(f"batch size {batch_size}: use 1 or more")
-    behind = as_background(background)
+    backdrop = as_background(background)
     smoother = Smoother() if smooth else None
 
     def matted() -> Iterator[MattedFrame]:
@@ -185,7 +185,7 @@ def matte_stream(
                 yield MattedFrame(
                     frame,
                     matte,
-                    behind,
+                    backdrop,
                     foreground,
                     predictor.short_side,
                     network_seconds=seconds,
@@ -198,14 +198,14 @@ def matte_stream(
 
 @dataclass(frozen=True)
 class Converted:
-    """What became of a video."""
+    """What `matte_video` wrote, and what the source lacked."""
 
     frames: int
     transparent: bool
     damaged: int
-    """Packets of the source that could not be used, and whose frames or sound are missing."""
+    """Packets of the source that could not be used: their frames or sound are missing."""
     tracks_left_out: int = 0
-    """Tracks of sound or subtitles that the result cannot hold, or FFmpeg does not know."""
+    """Tracks of sound or subtitles that the result cannot hold or FFmpeg does not know."""
     missing: str = ""
     """What the source lacks, "" if nothing is known to be missing."""
 
@@ -231,10 +231,10 @@ def matte_video(
     kind: str | None = None,
     frame_rate: float | None = None,
 ) -> Converted:
-    """Matte every frame of the video `source` into `target`, which appears when it is whole.
+    """Matte every frame of the video `source` into `target`, which gets its name when it is whole.
 
-    Time stamps are the source's; frames are upright. Sound, subtitles and chapters go along, except
-    into a folder. The source's own transparency bounds the result's. Reading, the network and
+    Time stamps are the source's; frames are upright. Sound, subtitles and chapters are copied,
+    except into a folder. What is transparent in the source stays so. Reading, the network and
     writing overlap; memory does not grow with the length. Raises PortraitmattingError for what
     cannot be read or written; what is damaged or missing in the source is reported in the result.
 
@@ -242,10 +242,10 @@ def matte_video(
         source: A video file, a folder of numbered images, or their pattern (frame_%04d.png).
         target: Its suffix chooses the format: .mp4 and .mkv (H.264), .webm (VP9), .mov (ProRes
             4444); without one it is a folder of PNG files.
-        predictor: The network.
-        background: A `Background`, or text as `parse_video_background` takes it; green if the
-            format cannot be transparent.
-        foreground: How the person's colours are estimated, as in `estimate_foreground`.
+        predictor: Makes the mattes.
+        background: A `Background`, or text as `parse_video_background` takes it; default: none, or
+            green where the format cannot be transparent.
+        foreground: A method of `estimate_foreground`.
         smooth: Whether to steady the matte over time.
         preset: The network's working size, as for images.
         batch_size: Frames that go through the network together; default: 8 on a GPU, 1 on a CPU,
@@ -254,7 +254,7 @@ def matte_video(
         kind: "composite", "rgba", "alpha" (the matte, in grey) or "foreground" (the person's
             colours, opaque); default: rgba without a `background` where the format can be
             transparent, else composite.
-        frame_rate: Of images, per second (default: 25).
+        frame_rate: Frames per second of numbered images; default: 25.
     """
     check_outputs(source, target)
     kind = result_kind(target, kind, background is not None)

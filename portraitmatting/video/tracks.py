@@ -13,24 +13,24 @@ _ENCODERS = {"opus": "libopus", "vorbis": "libopus"}
 _TEXT_SUBTITLES = {"mp4": "mov_text", "mov": "mov_text", "webm": "webvtt", "matroska": "subrip"}
 """Container to the codec of its plain subtitles."""
 _PRIMING_SECONDS = 0.1
-"""Sound from before 0 that a decoder may need to begin with; earlier sound has been cut away."""
+"""Sound before time 0 that a decoder may need to start; earlier sound was cut off on purpose."""
 _SEAM_SECONDS = 1
-"""So long after the seam of joined recordings, sound that overlaps the earlier one is no damage."""
+"""Sound that overlaps the recording before is no damage for so long after recordings are joined."""
 
 
 class Tracks:
     """All sound and subtitles of the file `source`, on their way into `output`, and its chapters.
 
-    Packets are copied as they are. Sound that the container cannot hold is encoded anew, in stereo
-    at most; subtitles become plain text. What is damaged is left out and counted. The source is
-    opened a second time for this, so that sound and images need not wait for each other in memory.
-    Raises `VideoError` if it cannot be opened.
+    Packets are copied as they are. Sound that the container cannot hold is encoded again, in stereo
+    at most; such subtitles become plain text. What is damaged is left out and counted. The source
+    is opened a second time for this, so that sound and images need not wait for each other in
+    memory. Raises `VideoError` if it cannot be opened.
 
     Args:
         source: Path or URL.
         output: An open `av.container.OutputContainer`.
         start: What the source's clock shows when the output's shows 0, in seconds.
-        refused: Beginnings of codecs' names that are encoded anew, whatever the container can hold.
+        refused: Beginnings of the names of codecs to encode again even if the container holds them.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Tracks:
         self._written: dict[int, int] = {}
         self._unusable = 0
         self.left_out = 0
-        """Tracks that cannot go along: codecs that FFmpeg does not know, or images as subtitles."""
+        """Tracks that cannot be copied: codecs that FFmpeg does not know, images as subtitles."""
         for stream in (*self._input.streams.audio, *self._input.streams.subtitles):
             target = self._target(stream, refused)
             if target is None:
@@ -70,7 +70,7 @@ class Tracks:
         return self._unusable + sum(corrupt[index] for index in self._targets)
 
     def copy_until(self, seconds: float) -> None:
-        """Write what is heard before `seconds` of the output's clock."""
+        """Write everything before `seconds` of the output's clock."""
         while self._next is not None:
             packet = self._next
             if packet.dts is not None and packet.dts * packet.time_base > seconds + self._start:
@@ -171,9 +171,8 @@ class Tracks:
             if not text or packet.pts is None:
                 continue
             data = text.encode()
-            if (
-                self._text[packet.stream.index] == "mov_text"
-            ):  # 3GPP TS 26.245: its length comes first
+            if self._text[packet.stream.index] == "mov_text":
+                # 3GPP TS 26.245: the text's length comes first.
                 data = len(data).to_bytes(2, "big") + data
             written = self._av.Packet(data)
             written.stream, written.time_base = target, packet.time_base
@@ -185,7 +184,7 @@ class Tracks:
     def _encode(self, index: int, frame: Any) -> Any:
         try:
             return self._targets[index].encode(frame)
-        except self._av.error.InvalidDataError:  # decoded from rubbish into no numbers
+        except self._av.error.InvalidDataError:  # damaged sound, decoded into NaN
             self._unusable += 1
             return []
 
@@ -197,7 +196,7 @@ class Tracks:
             return []
 
     def _rises(self, index: int, time: int, base: Fraction, shown: int | None = None) -> bool:
-        """Whether a container takes this time after those before it; otherwise it is damage."""
+        """Whether the time follows the last one, as containers demand; if not, it may be damage."""
         last = self._written.get(index)
         if (last is not None and time <= last) or (shown is not None and shown < time):
             seam = self._packets.seam
@@ -212,7 +211,7 @@ class Tracks:
 
 
 class _Resampler:
-    """Sound as an encoder wants it, also where its rate or its channels change on the way."""
+    """Converts sound to what an encoder takes, even if its rate or channels change on the way."""
 
     def __init__(self, encoder: Any) -> None:
         self._encoder = encoder
@@ -231,7 +230,7 @@ class _Resampler:
         return [*before, *self._resampler.resample(frame)]
 
     def rest(self) -> list[Any]:
-        """What is held back; the end."""
+        """What is still buffered, at the end."""
         return [] if self._resampler is None else list(self._resampler.resample(None))
 
 

@@ -1,4 +1,4 @@
-"""Video files out: whole under their final name, or not there at all."""
+"""Write videos: a file or folder gets its name once it is whole, and is removed on an error."""
 
 import os
 import secrets
@@ -26,7 +26,7 @@ from portraitmatting.video.tracks import Tracks
 
 @dataclass(frozen=True)
 class Format:
-    """What a kind of video file holds."""
+    """How a kind of video file is encoded, and what it can hold."""
 
     codec: str
     opaque: str
@@ -38,10 +38,10 @@ class Format:
     muxing: dict[str, str] = field(default_factory=dict)
     """For the container."""
     refused_audio: tuple[str, ...] = ()
-    """Beginnings of codecs' names that FFmpeg lists for the container, but only writes to its
-    siblings, or that players do not expect there."""
+    """Beginnings of the names of codecs that FFmpeg lists for the container but writes to related
+    ones only, or that players do not expect in it."""
     square_pixels: bool = False
-    """Whether the container forgets that pixels are wider than high."""
+    """Whether the container cannot say that pixels are wider than high."""
 
 
 _H264 = Format("libx264", "yuv420p", options={"crf": "18", "preset": "fast"})
@@ -66,7 +66,7 @@ FORMATS: dict[str, Format] = {
         refused_audio=("opus", "flac", "truehd"),
     ),
 }
-"""Suffix to format. A name without a suffix is a folder of PNG files."""
+"""Suffix to format. A name without a suffix is that of a folder of PNG files."""
 
 
 def format_of(path: str | os.PathLike[str]) -> Format | None:
@@ -86,9 +86,9 @@ def format_of(path: str | os.PathLike[str]) -> Format | None:
 def result_kind(
     target: str | os.PathLike[str], kind: str | None = None, has_background: bool = False
 ) -> str:
-    """`kind` of `choices.KINDS`, or what stands for None: transparent without a background where
-    the format of `target` can be, else a composite. Raises PortraitmattingError for an unknown
-    kind, and for one that does not fit the format or a background."""
+    """`kind`, one of `choices.KINDS`, or what None stands for: "rgba" without a background where
+    the format of `target` can be transparent, else "composite". Raises PortraitmattingError for an
+    unknown kind, and for one that does not fit the format or a background."""
     form = format_of(target)
     opaque = form is not None and form.transparent is None
     if kind is None:
@@ -111,8 +111,8 @@ def check_outputs(source: str | os.PathLike[str], target: str | os.PathLike[str]
 
 
 def check_target(target: str | os.PathLike[str]) -> None:
-    """Raise `VideoError` if no result could take the name `target`: it is of no known kind, in no
-    folder, or not replaceable. Links are followed."""
+    """Raise `VideoError` if no result can get the name `target`: its suffix is unknown, its folder
+    is missing, or what has the name cannot be replaced. Links are followed."""
     name = one_line(os.fspath(target))
     kind = format_of(target)
     if Path(target).name in ("", ".."):
@@ -131,10 +131,10 @@ def check_target(target: str | os.PathLike[str]) -> None:
                 f"{name}: is there already: give a new name, or one with a suffix "
                 f"({', '.join(FORMATS)}) for a video"
             )
-        else:  # a mount point, for instance, takes no other name
-            elsewhere = path.with_name(f".{secrets.token_hex(8)}.tmp")
-            path.rename(elsewhere)
-            elsewhere.rename(path)
+        else:  # a mount point, for instance, cannot be renamed
+            other = path.with_name(f".{secrets.token_hex(8)}.tmp")
+            path.rename(other)
+            other.rename(path)
     except OSError as error:
         reason = one_line(str(error.strerror or error))
         raise VideoError(f"{name}: cannot be written ({reason}): give another name") from error
@@ -143,31 +143,31 @@ def check_target(target: str | os.PathLike[str]) -> None:
 def plan_videos(
     folder: str | os.PathLike[str], target: str | os.PathLike[str], suffix: str = ".mp4"
 ) -> list[tuple[Path, Path]]:
-    """(video, result) for every video below `folder`: results get the same place and name below
-    `target`, which must not have a suffix of its own, with `suffix` ("" for folders of PNG files).
-    Videos whose results would get one name keep their own suffix before it."""
+    """(video, result) for every video below `folder`: results get the same relative path below
+    `target`, a folder, with `suffix` instead of their own ("" for folders of PNG files). Where two
+    results would get one name, each keeps its own suffix before the new one."""
     if format_of(target) is not None:
         raise VideoError(f"{one_line(os.fspath(target))}: a folder of videos needs a folder")
-    inside = Path(target).resolve()
-    videos = [v for v in videos_in(folder) if inside not in v.resolve().parents]
+    results = Path(target).resolve()
+    videos = [v for v in videos_in(folder) if results not in v.resolve().parents]
     stems = Counter(str(video.with_suffix("")).casefold() for video in videos)
     plan = []
     for video in videos:
-        below = video.relative_to(folder)
-        alone = stems[str(video.with_suffix("")).casefold()] == 1
-        name = below.stem if alone else below.name
-        plan.append((video, Path(target) / below.with_name(name + suffix)))
+        relative = video.relative_to(folder)
+        is_unique = stems[str(video.with_suffix("")).casefold()] == 1
+        name = relative.stem if is_unique else relative.name
+        plan.append((video, Path(target) / relative.with_name(name + suffix)))
     return plan
 
 
 class VideoWriter:
     """Context manager that writes frames of one size to a new video file, or a folder of PNG files.
 
-    `path` chooses the kind by its suffix (`FORMATS`). Pixels are uint8 RGB, or RGBA if
-    `transparent`. The result takes the name `path` when the block ends; if it ends by an
-    exception, nothing is left. A link is followed. Raises `VideoError` for unknown kinds, for
-    transparency that the kind cannot hold, for a name that cannot be taken, which is tried at
-    the block's begin, and if the disk refuses.
+    The suffix of `path` chooses the format (`FORMATS`). Pixels are uint8 RGB, or RGBA if
+    `transparent`. The result gets the name `path` when the block ends; if it ends by an exception,
+    nothing is left. A link is followed. Raises `VideoError` for unknown formats, for transparency
+    that the format cannot hold, at the beginning for a name that cannot be used (`check_target`),
+    and for errors of the disk.
 
     Args:
         path: The file or folder to write.
@@ -175,8 +175,8 @@ class VideoWriter:
         time_base: Seconds per unit of the times that `write` takes; default: one frame.
         transparent: Whether frames are RGBA.
         pixel_aspect: The width over the height of a pixel.
-        tracks_from: A file whose sound, subtitles and chapters go along.
-        tracks_start: What its clock shows at our time 0, in seconds.
+        tracks_from: A file whose sound, subtitles and chapters are copied.
+        tracks_start: Its own time, in seconds, that is our time 0.
         metadata: Title, date and so on.
     """
 
@@ -210,16 +210,16 @@ class VideoWriter:
 
     @property
     def damaged(self) -> int:
-        """Packets of sound and subtitles that could not be used: complete after the block."""
+        """Packets of sound and subtitles that could not be used; final after the block."""
         return self._tracks.damaged if self._tracks is not None else 0
 
     @property
     def tracks_left_out(self) -> int:
-        """Tracks of sound and subtitles that the kind cannot hold, or FFmpeg does not know."""
+        """Tracks of sound and subtitles that the format cannot hold or FFmpeg does not know."""
         return self._tracks.left_out if self._tracks is not None else 0
 
     def __enter__(self) -> "VideoWriter":
-        with ExitStack() as stack, self._explained():
+        with ExitStack() as stack, self._video_errors():
             check_target(self.path)
             path = Path(os.path.realpath(self.path))
             if self._format is None:
@@ -234,7 +234,7 @@ class VideoWriter:
         return self
 
     def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
-        with self._explained():
+        with self._video_errors():
             if kind is None and self._stream is not None:
                 try:
                     self._container.mux(self._stream.encode())
@@ -248,7 +248,7 @@ class VideoWriter:
     def write(self, pixels: NDArray[np.uint8], pts: int | None = None, duration: int = 0) -> None:
         """HxWx3, HxWx4 if transparent, or HxW grey, uint8, shown from `pts` on for `duration`, both
         in units of the time base (default: one after the other). All have the first one's size."""
-        with self._explained():
+        with self._video_errors():
             if self._format is None:
                 write_image(self._folder / f"{self.count + 1:06}.png", pixels)
             else:
@@ -259,7 +259,7 @@ class VideoWriter:
         assert self._format is not None
         odd = pixels.shape[0] % 2, pixels.shape[1] % 2
         if any(odd) and self._format.codec == "libx264":
-            # H.264 halves the colour planes and takes no odd size.
+            # H.264 halves the colour planes, so that sizes must be even.
             pixels = np.pad(pixels, ((0, odd[0]), (0, odd[1]), (0, 0)), "edge")
         if self._stream is None:
             self._start(*pixels.shape[:2])
@@ -295,7 +295,7 @@ class VideoWriter:
         self._stream = stream
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _video_errors(self) -> Iterator[None]:
         try:
             yield
         except (self._av.FFmpegError, OSError) as error:
@@ -308,11 +308,11 @@ _BT709 = 1  # AVCOL_SPC_BT709, AVCOL_PRI_BT709 and AVCOL_TRC_BT709 alike
 
 @contextmanager
 def _atomic_folder(path: Path) -> Iterator[Path]:
-    """A hidden folder beside `path` that takes its name at the end, or goes away on an error."""
+    """A hidden folder beside `path` that gets its name at the end, or is deleted on an error."""
     temporary = Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=path.parent))
     try:
         yield temporary
-        if path.is_dir():  # empty, as seen above; Windows would not replace it
+        if path.is_dir():  # which is empty (check_target); Windows would not replace it
             path.rmdir()
         temporary.replace(path)
         umask = os.umask(0)
