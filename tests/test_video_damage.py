@@ -14,7 +14,8 @@ import pytest
 av = pytest.importorskip("av", reason="PyAV is an extra")
 
 from portraitmatting.errors import PortraitmattingError  # noqa: E402
-from portraitmatting.video import VideoError, VideoReader, matte_video  # noqa: E402
+from portraitmatting.video import VideoReader, matte_video  # noqa: E402
+from portraitmatting.video.ffmpeg import VideoError  # noqa: E402
 from video_samples import seconds, tiny_predictor, write_video  # noqa: E402
 
 CODECS = {

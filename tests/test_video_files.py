@@ -9,7 +9,8 @@ import pytest
 av = pytest.importorskip("av", reason="PyAV is an extra")
 
 from portraitmatting.errors import PortraitmattingError  # noqa: E402
-from portraitmatting.video import VideoError, VideoReader, VideoWriter, matte_video  # noqa: E402
+from portraitmatting.video import VideoReader, VideoWriter, matte_video  # noqa: E402
+from portraitmatting.video.ffmpeg import VideoError  # noqa: E402
 from video_samples import (  # noqa: E402
     STEP,
     decoded,

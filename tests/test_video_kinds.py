@@ -11,8 +11,8 @@ av = pytest.importorskip("av", reason="PyAV is an extra")
 from portraitmatting.commands import webcam  # noqa: E402
 from portraitmatting.errors import PortraitmattingError  # noqa: E402
 from portraitmatting.images.files import read_image, write_image  # noqa: E402
-from portraitmatting.video import VideoError, VideoReader, matte_video  # noqa: E402
-from portraitmatting.video.ffmpeg import Converter  # noqa: E402
+from portraitmatting.video import VideoReader, matte_video  # noqa: E402
+from portraitmatting.video.ffmpeg import Converter, VideoError  # noqa: E402
 from portraitmatting.video.reader import open_video  # noqa: E402
 from portraitmatting.video.stream import matte_stream  # noqa: E402
 from portraitmatting.video.writer import plan_videos  # noqa: E402

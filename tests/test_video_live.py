@@ -19,13 +19,14 @@ from portraitmatting.errors import PortraitmattingError
 from portraitmatting.guided_filter import guided_upsample
 from portraitmatting.matte import Matte
 from portraitmatting.predictor import Estimate
-from portraitmatting.video import Frame, VideoError
 from portraitmatting.video import camera as camera_module
 from portraitmatting.video.backgrounds import live_backgrounds
 from portraitmatting.video.camera import Camera
+from portraitmatting.video.ffmpeg import VideoError
 from portraitmatting.video.live import Recorder, run_live
 from portraitmatting.video.live_stream import LiveStream, MatteCarrier
 from portraitmatting.video.preview import Controls, Window, with_text
+from portraitmatting.video.reader import Frame
 from portraitmatting.video.stream import matte_stream
 from test_video_stream import make_avi
 from video_samples import drawn_frame, tiny_predictor

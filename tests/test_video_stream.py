@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 from portraitmatting.choices import preset_short_side
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.metrics import dtssd
-from portraitmatting.video import AutoSize, VideoBackground, VideoError, matte_stream
+from portraitmatting.video import matte_stream
+from portraitmatting.video.backgrounds import VideoBackground
 from portraitmatting.video.camera import Newest
+from portraitmatting.video.ffmpeg import VideoError
+from portraitmatting.video.live_stream import AutoSize
 from portraitmatting.video.stream import Smoother
 from video_samples import drawn_frame, tiny_predictor
 

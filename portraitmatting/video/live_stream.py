@@ -4,7 +4,7 @@ import time
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -69,7 +69,7 @@ class MatteCarrier:
     """
 
     def __init__(self) -> None:
-        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._flow: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._flow.setFinestScale(_FINEST_SCALE)
         self._newest: SeenFrame | None = None
         self._asked: SeenFrame | None = None
@@ -83,7 +83,7 @@ class MatteCarrier:
             self._asked = self._source = None
             return self._newest
         step = self._flow.calc(grey, last.grey, None)
-        for seen in {self._asked, self._source and self._source.seen}:
+        for seen in {self._asked, self._source.seen if self._source else None}:
             if seen is not None:
                 seen.flow = step + _moved(seen.flow, step)
         return self._newest
