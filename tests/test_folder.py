@@ -30,10 +30,9 @@ from portraitmatting.folder import pipeline as pipeline_module
 from portraitmatting.folder import plan as plan_module
 from portraitmatting.folder.job import Summary, matte_folder
 from portraitmatting.folder.journal import NAME, Journal
-from portraitmatting.folder.names import folds_names
 from portraitmatting.folder.pipeline import Budget, available_memory, pixels_in_flight
 from portraitmatting.folder.plan import KINDS, plan_folder
-from portraitmatting.folder.results import ResultOptions
+from portraitmatting.folder.results import ResultOptions, folds_names
 from portraitmatting.foreground import METHODS
 
 PLAIN = ResultOptions(foreground="none")
@@ -833,10 +832,10 @@ def test_a_journal_cut_at_any_byte_keeps_its_whole_lines(photos, output, run):
     for cut in range(len(whole) + 1):
         journal.write_bytes(whole[:cut])
         with Journal(output) as opened:
-            assert opened.results() == names[: sum(end <= cut for end in ends)]
+            assert list(opened._entries) == names[: sum(end <= cut for end in ends)]
             opened.add(output / "alpha" / "new.png", "state", photos, "")
         with Journal(output) as opened:
-            assert opened.results()[-1] == "alpha/new.png"
+            assert list(opened._entries)[-1] == "alpha/new.png"
 
 
 def test_journals_of_two_runs_mix_by_whole_lines(output):

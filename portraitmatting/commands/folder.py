@@ -93,8 +93,8 @@ def _one_file(options: argparse.Namespace, inputs: list[str], output: str, resul
 def _folder(
     options: argparse.Namespace, inputs: list[str], output: str | None, results: Any
 ) -> int:
+    from portraitmatting.folder.journal import Summary, finished, network_call
     from portraitmatting.folder.plan import Plan, check_writable, plan_folder
-    from portraitmatting.folder.tasks import Summary, finished, network_call
 
     planned = given(options, "kinds", "image_format", "bits")
     if output is not None:
@@ -134,7 +134,7 @@ def _folder(
             return matte_folder(plan, predictor, results, progress=True, call=call, **choices)
 
         if options.watch:
-            from portraitmatting.folder.watch import watch
+            from portraitmatting.folder.job import watch
 
             print(f"watching {', '.join(map(str, watched))}, until Ctrl-C", file=sys.stderr)
             summary = watch(watched, look, work)

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from portraitmatting.distributed.storage import Storage, explained
 from portraitmatting.errors import PortraitmattingError, one_line
-from portraitmatting.folder.names import folds_names, result_names
 from portraitmatting.folder.plan import Plan, check_output, nothing_found
+from portraitmatting.folder.results import folds_names, result_names
 from portraitmatting.images.files import RECORDS
 
 _INPUT = "input"
@@ -50,7 +50,7 @@ def check_outputs(source: Storage, output: Storage, plan: Plan) -> None:
     for kind in plan.kinds:
         if f"{source.root}/".startswith(f"{output.name(kind)}/"):
             raise PortraitmattingError(
-                f"{source}: lies among the results in {output}, which could overwrite it; choose "
+                f"{source}: is among the results in {output}, which could overwrite it; choose "
                 "another output"
             )
 

@@ -3,7 +3,7 @@
     plan = plan_folder("photos", "mattes", kinds=["alpha", "rgba"])
     summary = matte_folder(plan, Predictor(load_model()))
 
-`plan.plan_folder` decides what is read and written, `job.matte_folder` does it with a
-`pipeline.Pipeline`, `results.ResultOptions` says how results look. Nothing is imported here: a plan
-needs no PyTorch, so that a wrong call is answered at once.
+`plan` lists what is read and written, `results` has the look and the names of results, `journal`
+what earlier runs have done, `job` runs a plan through the `pipeline`; `single` is one image to one
+file. Nothing is imported here: a plan needs no PyTorch, so that a wrong call is answered at once.
 """

@@ -1,22 +1,23 @@
-"""Run a plan: every image through the pipeline, into files, the journal and a summary."""
+"""Run a folder job, once or for all images that arrive: results, journal and summary."""
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from portraitmatting.atomic import make_folders
-from portraitmatting.errors import PortraitmattingError
-from portraitmatting.folder.journal import Journal, digest_of
+from portraitmatting.errors import PortraitmattingError, one_line
+from portraitmatting.folder.journal import Journal, Summary, Task, digest_of, list_tasks, settings
 from portraitmatting.folder.pipeline import Pipeline, Stop, count_pixels, failure
 from portraitmatting.folder.plan import Plan, check_writable
-from portraitmatting.folder.results import ResultOptions
-from portraitmatting.folder.tasks import Summary, Task, list_tasks, settings
+from portraitmatting.folder.results import ResultOptions, state_of
 from portraitmatting.images.decode import DecodedImage
 from portraitmatting.images.files import read_image, write_image
 from portraitmatting.matte import Matte
@@ -33,23 +34,23 @@ def matte_folder(
     progress: bool | Callable[[Summary, int], None] = False,
     call: str | None = None,
 ) -> Summary:
-    """Do what `plan_folder` settled and no earlier run has done yet.
+    """Write the results of a plan that no earlier run has written.
 
-    An image that cannot be read or written is reported and the others go on; Ctrl-C and a full or
-    read-only disk end the job early, which the summary says.
+    An image that cannot be read or written is reported, and the job goes on. Ctrl-C and a full or
+    read-only disk end the job early, which the summary reports.
 
     Args:
-        plan: what to read and write.
+        plan: what to read and write, of `plan_folder`.
         predictor: runs the network.
-        results: how results look.
+        results: the look of results.
         batch_size: images of one working size that go through the network together; by default 8 on
             a GPU, 1 on the CPU.
-        workers: images in hand at a time, each in a thread of its own; by default as many as there
-            are cores. Results do not depend on it.
-        overwrite: do again what an earlier run has done, also with results of other images.
+        workers: threads, each with one image; by default as many as there are cores. Results do not
+            depend on it.
+        overwrite: write results anew that an earlier run has written, also those of other images.
         progress: True shows a bar if stderr is a terminal; a function is called after every image
             with the summary so far and the number of images to do, by one thread at a time.
-        call: `network_call` of the predictor, noted for later runs with nothing to do.
+        call: `network_call` of the predictor, for the journal: see `finished`.
 
     Raises `PortraitmattingError` if it cannot begin.
     """
@@ -72,13 +73,13 @@ def matte_folder(
         summary = Summary(skipped=len(plan.sources) - len(tasks), unread=plan.unread)
         if not tasks:
             return summary
-        results.prepare(plan.kinds)  # before the bar, through which it would talk
+        results.prepare(plan.kinds)  # before the bar: it may print a line
         hidden = None if progress is True else True
         with (
             tqdm(total=len(tasks), unit=" images", disable=hidden) as bar,
             _threads_of_the_network(max(1, cores // len(tasks))),
         ):
-            report = progress if callable(progress) else _ignore
+            report = progress if callable(progress) else None
             job = _Job(plan, predictor, results, by_kind, journal, summary, bar, report)
             job.run(tasks, batch_size, workers)
     return summary
@@ -94,17 +95,13 @@ def available_cores() -> int:
 
 @contextmanager
 def _threads_of_the_network(count: int) -> Iterator[None]:
-    """One each where every core has an image of its own; more for images fewer than cores."""
+    """`count` threads of PyTorch for each image in work."""
     before = torch.get_num_threads()
     torch.set_num_threads(min(count, before))
     try:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _ignore(summary: Summary, total: int) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -116,9 +113,9 @@ class _Job:
     journal: Journal
     summary: Summary
     bar: "tqdm[None]"
-    report: Callable[[Summary, int], None]
+    report: Callable[[Summary, int], None] | None
     lock: Any = field(default_factory=threading.Lock)
-    """Over the summary and the bar, which threads share."""
+    """For the summary and the bar, which threads share."""
 
     def run(self, tasks: list[Task], batch_size: int, workers: int) -> None:
         pipeline = Pipeline(self.predictor, self._pixels, self._read, self._write, self._fail)
@@ -151,11 +148,85 @@ class _Job:
             self._advance()
 
     def _fail(self, task: Task, error: Exception) -> None:
-        why = failure(str(self.plan.root / task.source), error)
+        message = failure(str(self.plan.root / task.source), error)
         with self.lock:
-            self.summary.failed[task.source] = why
+            self.summary.failed[task.source] = message
             self._advance()
 
     def _advance(self) -> None:
         self.bar.update()
-        self.report(self.summary, self.bar.total)
+        if self.report:
+            self.report(self.summary, self.bar.total)
+
+
+_SETTLING = 1.0
+"""Seconds without a change after which a file counts as complete."""
+
+
+def watch(folders: list[Path], plan: Callable[[], Plan], run: Callable[[Plan], Summary]) -> Summary:
+    """Do the images in `folders`, and those that arrive, until Ctrl-C or until the disk is full.
+
+    An image that failed is tried again once its file has changed. Needs the extra "watch".
+
+    Args:
+        folders: where images arrive.
+        plan: called for the images that are there at the moment.
+        run: does those of a plan's images that no earlier run has done.
+
+    Returns the summary of all runs.
+    """
+    from watchdog.events import FileSystemEvent, FileSystemEventHandler
+    from watchdog.observers import Observer
+
+    output = os.path.join(os.path.realpath(plan().output), "")
+    changed = threading.Event()
+
+    class Handler(FileSystemEventHandler):
+        def on_any_event(self, event: FileSystemEvent) -> None:
+            if not os.path.realpath(os.fsdecode(event.src_path)).startswith(output):
+                changed.set()
+
+    observer = Observer()
+    try:
+        for folder in folders:
+            observer.schedule(Handler(), str(folder), recursive=True)
+        observer.start()
+    except OSError as error:  # mostly the system's limit on the number of watched folders
+        raise PortraitmattingError(
+            f"{one_line(str(folders[0]))}: cannot be watched ({error.strerror}): watch a smaller "
+            "folder, or run again from time to time"
+        ) from error
+    total = Summary()
+    since: dict[Path, tuple[str, float]] = {}  # each file's state, and the time it was first seen
+    failed: dict[Path, str] = {}  # the states of files that failed
+    try:
+        while not total.stopped:
+            changed.clear()
+            current = plan()
+            states = {source: state_of(current.root / source) for source in current.sources}
+            now = time.monotonic()
+            since = {
+                source: since[source] if since.get(source, ("", now))[0] == state else (state, now)
+                for source, state in states.items()
+            }
+            complete = [s for s in since if _is_complete(current.root / s, now - since[s][1])]
+            todo = [source for source in complete if failed.get(source) != states[source]]
+            summary = run(replace(current, sources=todo))
+            failed |= {source: states[source] for source in summary.failed}
+            total.failed = {s: reason for s, reason in total.failed.items() if s not in todo}
+            total.add(summary)
+            changed.wait(_SETTLING if len(complete) < len(states) else None)
+    except KeyboardInterrupt:
+        total.stopped, total.interrupted = "interrupted", True
+    finally:
+        observer.stop()
+        with suppress(RuntimeError):  # it was not started
+            observer.join()
+    return total
+
+
+def _is_complete(path: Path, unchanged: float) -> bool:
+    """Whether the file has not changed for a while, by our clock or by its time of change."""
+    with suppress(OSError):
+        return unchanged > _SETTLING or time.time() - path.stat().st_mtime > _SETTLING
+    return True  # removed, which reading it will report

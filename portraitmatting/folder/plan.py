@@ -1,4 +1,4 @@
-"""What a folder job will read and write, settled before anything heavy is loaded."""
+"""The plan of a folder job, what it reads and writes, made before anything heavy is loaded."""
 
 import glob
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from portraitmatting.atomic import check_replaceable
 from portraitmatting.choices import BITS, DEEP_FORMATS, FORMATS, KINDS, OPAQUE_FORMATS
 from portraitmatting.errors import PortraitmattingError, one_line
-from portraitmatting.folder.names import existing, folds_names, result_names
+from portraitmatting.folder.results import existing, folds_names, result_names
 from portraitmatting.images.files import list_images
 from portraitmatting.images.kinds import READABLE
 
@@ -25,40 +25,43 @@ Source = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Plan:
-    """The images of a job, and where each result goes: OUTPUT/KIND/same/tree/name.suffix."""
+    """The images of a job, and the paths of its results: OUTPUT/KIND/same/tree/name.suffix."""
 
     root: Path
-    """The folder that the sources' paths start from."""
+    """The folder that the sources are relative to."""
     sources: list[Path]
     """Relative to `root`, sorted."""
     output: Path
     kinds: tuple[str, ...]
     suffix: str
     bits: int | None
-    """8 or 16 per channel; None for as many as the source has and the format holds."""
+    """8 or 16 per channel; None for as many as the image has and the format holds."""
     names: dict[Path, Path] = field(default_factory=dict)
-    """Results' names of the sources that keep their own suffix, since they share a name."""
+    """Names of results that keep the suffix of their image, of `result_names`."""
     unread: Counter[str] = field(default_factory=Counter)
-    """Suffixes of files that seem to be images and cannot be read, and how many there are."""
+    """Suffixes of files that seem to be images but are of kinds that are not read, counted."""
 
     def target(self, source: Path, kind: str) -> Path:
-        """Where `kind` of the image at the relative path `source` is written."""
+        """The path of the result of this kind."""
         return self.output / kind / self.name(source)
 
     def name(self, source: Path) -> Path:
-        """The path of its results below the folder of each kind."""
+        """The path of an image's results below the folder of each kind."""
         return self.names.get(source) or source.with_suffix(self.suffix)
 
     def describe_sources(self) -> str:
         """ "3 images", with their kinds if there are several: "3 images (1 .heic, 2 .jpg)"."""
         suffixes = Counter(source.suffix.lower() for source in self.sources)
         count = len(self.sources)
-        kinds = ", ".join(f"{suffixes[suffix]} {suffix}" for suffix in sorted(suffixes))
-        named = f" ({kinds})" if len(suffixes) > 1 else ""
-        return f"{count} {'image' if count == 1 else 'images'}{named}"
+        text = f"{count} {'image' if count == 1 else 'images'}"
+        if len(suffixes) < 2:
+            return text
+        return (
+            f"{text} ({', '.join(f'{suffixes[suffix]} {suffix}' for suffix in sorted(suffixes))})"
+        )
 
     def remarks(self) -> list[str]:
-        """Lines for people about what they may not expect of the results."""
+        """Lines for people about results that they may not expect."""
         if not self.names:
             return []
         source, name = next(iter(self.names.items()))
@@ -76,17 +79,17 @@ def plan_folder(
     bits: int | None = None,
     may_be_empty: bool = False,
 ) -> Plan:
-    """Find the images and settle every result's place.
+    """Find the images, and name their results.
 
     Args:
         source: a folder, searched with its subfolders, or an image; or several, also patterns
-            such as "*.jpg". Results of one folder mirror its tree, those of several sources the
-            tree below the folder that they have in common.
+            such as "*.jpg". Results of one folder keep its tree, those of several sources the tree
+            below the folder that they have in common.
         output: the folder for results.
-        kinds: any of `KINDS`.
+        kinds: some of `KINDS`.
         image_format: "png", "webp", "tiff" or "jpg".
         bits: 8 or 16 per channel; None for as many as each image has.
-        may_be_empty: whether a folder without images is right, as one that is watched.
+        may_be_empty: whether a folder without images is no error, as when it is watched.
 
     Raises `PortraitmattingError` if there is nothing to do, if a result could overwrite a source,
     or if the format cannot hold what is asked for.
@@ -111,16 +114,7 @@ def plan_results(
     image_format: str = "png",
     bits: int | None = None,
 ) -> Plan:
-    """A plan without sources yet.
-
-    Args:
-        output: where results go.
-        kinds: of results, some of `KINDS`.
-        image_format: one of `FORMATS`.
-        bits: per colour, 8 or 16; None: as the image has.
-
-    Raises `PortraitmattingError`.
-    """
+    """A plan without sources; arguments and errors as those of `plan_folder`."""
     format_name = image_format.lower().lstrip(".")
     if format_name not in FORMATS:
         raise PortraitmattingError(
@@ -141,7 +135,7 @@ def plan_results(
 
 
 def check_output(plan: Plan) -> None:
-    """No source may lie, by whatever links, where results are written."""
+    """Raise `PortraitmattingError` if a source is, perhaps by links, where results are written."""
     if os.path.exists(plan.output) and not os.path.isdir(plan.output):
         raise PortraitmattingError(f"{plan.output}: is no folder; choose another output")
     folders = [os.path.join(os.path.realpath(plan.output / kind), "") for kind in plan.kinds]
@@ -149,14 +143,13 @@ def check_output(plan: Plan) -> None:
         real = os.path.realpath(plan.root / source)
         if any(real.startswith(folder) for folder in folders):
             raise PortraitmattingError(
-                f"{plan.root / source}: lies among the results in {plan.output}, which could "
+                f"{plan.root / source}: is among the results in {plan.output}, which could "
                 "overwrite it; choose another output"
             )
 
 
 def check_writable(plan: Plan) -> None:
-    """Prove that results can be written, before the work; leaves nothing behind. Raises
-    `PortraitmattingError`."""
+    """Raise `PortraitmattingError` if results cannot be written; no file is left."""
     for folder in (plan.output, *(plan.output / kind for kind in plan.kinds)):
         try:
             check_replaceable(existing(folder) / f"result{plan.suffix}")
@@ -168,7 +161,8 @@ def check_writable(plan: Plan) -> None:
 
 
 def expand(sources: Iterable[Source]) -> list[Path]:
-    """Patterns that no shell has expanded, as on Windows, become the files that they match."""
+    """The paths, with patterns that no shell has expanded, as on Windows, replaced by the files
+    that match them."""
     paths: list[Path] = []
     for source in sources:
         name = os.fspath(source)
@@ -191,7 +185,7 @@ def expand(sources: Iterable[Source]) -> list[Path]:
 def _find(
     inputs: list[Path], output: Path, may_be_empty: bool
 ) -> tuple[Path, list[Path], Counter[str]]:
-    """The root, the images relative to it, and the suffixes of what looks like one."""
+    """The root, the images relative to it, and `Plan.unread`."""
     images: dict[Path, None] = {}
     unread: Counter[str] = Counter()
     root = _root(inputs)
@@ -218,7 +212,7 @@ def _find(
 
 
 def _root(inputs: list[Path]) -> Path:
-    """What results' names are relative to: the one folder, or the one that all inputs share."""
+    """The one input folder, or the folder that all inputs have in common."""
     folders = [path if os.path.isdir(path) else path.parent for path in inputs]
     if len(folders) == 1:
         return folders[0]
@@ -242,7 +236,7 @@ def refuse_video(source: Path) -> None:
 
 
 def nothing_found(where: str, unread: Counter[str]) -> str:
-    """Why there is nothing to do, and the way out."""
+    """The error if there are no images to do."""
     if unread:
         return f"{where}: {describe_unread(unread)}, and no other images in it: convert them first"
     known = " ".join(sorted(READABLE))

@@ -10,9 +10,8 @@ from typing import Any
 from portraitmatting.atomic import check_replaceable, make_folders
 from portraitmatting.choices import OPAQUE_FORMATS
 from portraitmatting.errors import ImageError, PortraitmattingError, one_line
-from portraitmatting.folder.names import existing
 from portraitmatting.folder.plan import VIDEOS, expand, plan_results, refuse_video
-from portraitmatting.folder.results import ResultOptions
+from portraitmatting.folder.results import ResultOptions, existing
 from portraitmatting.images.decode import DecodedImage, decode
 from portraitmatting.images.encode import WRITABLE, encode_image
 from portraitmatting.images.files import read_image, write_image
@@ -54,7 +53,7 @@ def plan_single(
     bits: int | None = None,
     replace: bool = False,
 ) -> Single:
-    """Settle what is read and written, and prove that it can be written.
+    """Check what is read and written, and that it can be written.
 
     Args:
         inputs: one image's path, or `PIPE`.
@@ -62,7 +61,7 @@ def plan_single(
         kinds: one of `KINDS`.
         image_format: for `PIPE`, or the same as the suffix.
         bits: 8 or 16 per channel; None for as many as the image has.
-        replace: whether a file that is there may be replaced.
+        replace: whether an existing file may be replaced.
 
     Raises `PortraitmattingError`.
     """
@@ -80,9 +79,9 @@ def plan_single(
     (source,), (kind,) = sources, kinds
     suffix = f".{image_format or 'png'}" if output == PIPE else Path(output).suffix.lower()
     if suffix not in WRITABLE:
-        what = suffix or "a file without suffix"
         raise PortraitmattingError(
-            f"{name}: cannot write {what}: use {', '.join(sorted(WRITABLE))}"
+            f"{name}: cannot write {suffix or 'a file without suffix'}: use "
+            f"{', '.join(sorted(WRITABLE))}"
         )
     if image_format and _same(image_format) != _same(suffix.lstrip(".")):
         raise PortraitmattingError(f"{name}: is no {image_format}: leave --format out")
@@ -99,7 +98,8 @@ def plan_single(
 
 
 def matte_single(plan: Single, predictor: Any, results: ResultOptions) -> bool:
-    """Do it with a `Predictor`; whether anybody is in the matte. Raises `ImageError`."""
+    """Write the result of a `Predictor`; returns whether anybody is in the matte. Raises
+    `ImageError`."""
     image = _read(plan.source)
     matte = predictor.predict(image)
     ((_, pixels),) = results.results(matte, [plan.kind], plan.bits)
@@ -123,7 +123,7 @@ def _read(source: str) -> DecodedImage:
 
 
 def _same(image_format: str) -> str:
-    """One name for each format."""
+    """One name for a format of two names."""
     return {"jpeg": "jpg", "tif": "tiff"}.get(image_format, image_format)
 
 
