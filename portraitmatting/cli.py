@@ -1,4 +1,4 @@
-"""What every command line here shares: exit codes, one-line errors, options without defaults."""
+"""What all command lines share: exit codes, errors of one line, options without defaults."""
 
 import argparse
 import contextlib
@@ -6,7 +6,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import Any, NoReturn, TextIO
@@ -15,13 +15,27 @@ from portraitmatting.allocator import keep_freed_memory
 from portraitmatting.errors import PortraitmattingError, one_line
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
-"""Exit codes: some of the work failed; nothing was done, since the call is wrong; Ctrl-C. SIGTERM
-(`docker stop`, systemd) ends as Ctrl-C does, but in 143, and SIGHUP (a closed terminal) in 129."""
+"""Exit codes: some of the work failed; the call is wrong, and nothing was done; Ctrl-C. SIGTERM
+(`docker stop`, systemd) ends a command as Ctrl-C does, but with 143, SIGHUP (a closed terminal)
+with 129."""
 
 
 class Parser(argparse.ArgumentParser):
     """Answers a wrong call in one line. An empty value, as of a shell variable that is not set, is
     always wrong: as a path it would mean the current folder."""
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown and unknown[0].startswith("-"):
+            self.error(f"unknown option {unknown[0]}")
+        if unknown:
+            self.error(
+                f"{unknown[0]!r} is left over: quote names that contain spaces, and give several "
+                "inputs one after another"
+            )
+        return options
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"error: {one_line(message)}; {self.prog} --help says more\n")
@@ -35,7 +49,7 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(None, f"unknown {' '.join(names)} {value!r}: use {known}")
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
-        # The one place that every value of every option and argument passes.
+        # Every value of every option and argument passes this method.
         if not arg_string and not isinstance(action, argparse._SubParsersAction):
             raise argparse.ArgumentError(action, "is empty: give a value or leave it out")
         return super()._get_value(action, arg_string)
@@ -77,25 +91,25 @@ def _report(text: str) -> None:
 
 
 def _open_standard_files() -> None:
-    """Make standard streams that a caller closed (`>&-`) lead nowhere: Python has None for them,
+    """Open /dev/null for standard streams that the caller closed (`>&-`): Python has None for them,
     and the next file that is opened would take their place."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
-    sys.stdout = sys.stdout or _nowhere()
-    sys.stderr = sys.stderr or _nowhere()
+    sys.stdout = sys.stdout or _null_device()
+    sys.stderr = sys.stderr or _null_device()
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not fit its encoding
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _nowhere() -> TextIO:
+def _null_device() -> TextIO:
     return open(os.devnull, "w", encoding="utf-8")
 
 
 def _close_standard_output() -> None:
-    """Python flushes output at exit, and would complain if the other end is closed."""
+    """Python flushes output at exit, and would print an error if the other end is closed."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -103,15 +117,15 @@ def _close_standard_output() -> None:
 
 
 def _stop_on_signals() -> list[int]:
-    """Let SIGTERM and SIGHUP do what Ctrl-C does just then, once; the list that is returned holds
-    the one that came. Signals that the caller ignores (nohup) or handles stay as they are."""
+    """Let the first SIGTERM or SIGHUP do what Ctrl-C would do at that moment; the list that is
+    returned then contains it. Signals that the caller ignores (nohup) or handles stay so."""
     received: list[int] = []
     numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
 
     def stop(number: int, frame: FrameType | None) -> None:
         received.append(number)
         for other in filter(None, numbers):
-            signal.signal(other, signal.SIG_IGN)  # cleaning up is not to be interrupted
+            signal.signal(other, signal.SIG_IGN)  # nothing must interrupt the cleaning up
         interrupt = signal.getsignal(signal.SIGINT)
         if not callable(interrupt):
             raise KeyboardInterrupt
@@ -124,12 +138,12 @@ def _stop_on_signals() -> list[int]:
 
 
 def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """The named options that the user gave: defaults live in the called signature only."""
+    """Those of the named options that the user gave: only the called function has defaults."""
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
 def own_version() -> str:
-    """The installed version; "(not installed)" for a copy that is merely on the path."""
+    """The installed version; "(not installed)" for a copy that is only on the path."""
     try:
         return version("portraitmatting")
     except PackageNotFoundError:

@@ -180,6 +180,23 @@ def test_a_wrong_value_is_answered_in_one_line_by_the_parser(call, capsys):
     assert "argument command" not in err
 
 
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (("folder", "a", "-o", "out", "b c"), "'b c' is left over"),
+        (("webcam", "my", "video.mp4"), "'video.mp4' is left over"),
+        (("train", "export", "run", "out", "now"), "'now' is left over"),
+        (("doctor", "now"), "'now' is left over"),
+        (("folder", "in", "--colour", "red"), "unknown option --colour"),
+    ],
+)
+def test_what_no_option_takes_is_named(call, line, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command(call[0]).main(call[1:])
+    assert ended.value.code == USAGE
+    assert capsys.readouterr().err.startswith(f"error: {line}")
+
+
 def test_right_values_pass():
     call = "in --format .PNG --device cuda:1 --background #fff --preset fast --short-side 8192"
     options = command("folder").parser().parse_args([*call.split(), "--checkpoint", __file__])

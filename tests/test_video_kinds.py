@@ -215,7 +215,7 @@ def test_a_folder_of_videos_gets_a_folder_of_results(tmp_path, monkeypatch, caps
         write_video(folder / name, count=2)
     (folder / "b" / "bad.mp4").write_text("no video")
     (folder / "b" / "cover.jpg").write_text("not looked at")
-    monkeypatch.setattr(webcam, "load", lambda options: tiny_predictor())
+    monkeypatch.setattr(webcam, "load_predictor", lambda *_: tiny_predictor())
     code = webcam.main([str(folder), "-o", str(target), "--format", "mkv", "--kind", "alpha"])
     results = sorted(str(p.relative_to(target)) for p in target.rglob("*") if p.is_file())
     assert code == 1 and results == ["a.mov.mkv", "a.mp4.mkv", "b/c.mkv"]

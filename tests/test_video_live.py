@@ -227,7 +227,7 @@ def test_a_recording_that_fails_ends_in_an_exit_code_but_not_the_show(
         raise VideoError("disk full")
 
     monkeypatch.setattr("portraitmatting.video.writer.VideoWriter.write", full)
-    monkeypatch.setattr(command_line, "load", lambda options: tiny_predictor())
+    monkeypatch.setattr(command_line, "load_predictor", lambda *_: tiny_predictor())
     arguments = ["0", "-o", str(tmp_path / "out.mp4"), "--no-window", "--background", "red"]
     assert command_line.main(arguments) == 1
     message = capsys.readouterr()

@@ -1,8 +1,8 @@
 """Every command of `portraitmatting`, and the module that it lives in.
 
 Such a module has `parser()`, its command line, and `main(arguments)`, which returns an exit code.
-Importing it must be instant: what is heavy it imports once the call is known to be right. To add
-a command is to add a line here.
+Importing it must be instant: heavy modules are imported once the call is known to be right. A new
+command needs its module and a line here.
 """
 
 from importlib import import_module

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from portraitmatting import choices
 from portraitmatting.checkpoint.registry import SUMS, checkpoints_folder, known_sums
-from portraitmatting.cli import FAILED, Parser, given, run
+from portraitmatting.cli import FAILED, Parser, given
 from portraitmatting.errors import CheckpointError, PortraitmattingError
 
 
@@ -53,17 +53,13 @@ def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported for it."""
     parser = Parser(prog="portraitmatting checkpoint", description="Checkpoint files.")
     commands = parser.add_subparsers(dest="command", required=True)
-    to_ours = commands.add_parser("convert", help="the author's file to one of ours")
-    to_ours.add_argument("source", type=Path)
-    to_ours.add_argument("destination", type=Path)
-    to_ours.add_argument("--storage", choices=choices.STORAGE, help="default: fp16")
-    to_ours.add_argument("--facts", type=Path, help="JSON file that describes the weights")
-    to_ours.add_argument("--overwrite", action="store_true", default=None)
-    for name, text in (("info", "what a checkpoint is"), ("verify", "check files, all by default")):
+    convert_parser = commands.add_parser("convert", help="make one of our files of the author's")
+    convert_parser.add_argument("source", type=Path)
+    convert_parser.add_argument("destination", type=Path)
+    convert_parser.add_argument("--storage", choices=choices.STORAGE, help="default: fp16")
+    convert_parser.add_argument("--facts", type=Path, help="JSON file that describes the weights")
+    convert_parser.add_argument("--overwrite", action="store_true", default=None)
+    for name, text in (("info", "describe checkpoints"), ("verify", "check files, all by default")):
         command = commands.add_parser(name, help=text)
         command.add_argument("sources", nargs="*", metavar="source", help="a name or a path")
     return parser
-
-
-if __name__ == "__main__":
-    run(main)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from portraitmatting.choices import DEVICES
-from portraitmatting.cli import Parser, run
+from portraitmatting.cli import Parser
 from portraitmatting.commands import COMMANDS, command
 from portraitmatting.errors import PortraitmattingError
 
 _FILES = ("--checkpoint", "--background")
-_PLACES = ("DIR", "FILE", "TOML", "NAME=FOLDER")
-"""Options, and metavars of options, whose value is a path; so are all arguments without choices."""
+_PATHS = ("DIR", "FILE", "TOML", "NAME=FOLDER")
+"""Options, and metavars of options, whose value is a path; so is every argument without choices."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,9 +55,9 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 
 def _offer(action: Any, files: Any) -> None:
-    """Say what is offered for the value of an option or argument, if it takes one."""
+    """Set what is offered for the value of an option or argument, if it takes one."""
     option = action.option_strings[-1] if action.option_strings else ""
-    is_path = not option or option in _FILES or action.metavar in _PLACES or action.type is Path
+    is_path = not option or option in _FILES or action.metavar in _PATHS or action.type is Path
     if action.nargs == 0 or action.choices:
         return
     if option == "--device":
@@ -76,7 +76,3 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("shell", choices=("bash", "zsh"))
     return parser
-
-
-if __name__ == "__main__":
-    run(main)

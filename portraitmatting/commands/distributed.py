@@ -1,12 +1,15 @@
 """Command line: `portraitmatting distributed INPUT OUTPUT`."""
 
 import argparse
-import importlib.util
 from collections.abc import Sequence
 
-from portraitmatting.cli import FAILED, INTERRUPTED, Parser, given, run
-from portraitmatting.commands.options import add_network_options, add_result_options, number
-from portraitmatting.errors import PortraitmattingError
+from portraitmatting.cli import FAILED, INTERRUPTED, Parser, given
+from portraitmatting.commands.options import (
+    add_network_options,
+    add_result_options,
+    number,
+    require_package,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,10 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     plan = plan_results("", **given(options, "kinds", "image_format", "bits"))
     for package in ("ray", "pyarrow", "fsspec"):
-        if importlib.util.find_spec(package) is None:
-            raise PortraitmattingError(
-                f'many machines need {package}: pip install -e ".[distributed]"'
-            )
+        require_package(package, "many machines need", "distributed")
 
     from portraitmatting.distributed.run import matte_storage
     from portraitmatting.distributed.storage import find_storage
@@ -48,9 +48,9 @@ def parser() -> argparse.ArgumentParser:
         "failed, 2 for a wrong call, 130 after Ctrl-C.",
     )
     add = parser.add_argument
-    where = "a folder that all machines see, or a URL such as s3://bucket/folder"
-    add("input", metavar="INPUT", help=f"{where}, searched with its subfolders")
-    add("output", metavar="OUTPUT", help=f"{where}, for OUTPUT/KIND/same/tree/name.png")
+    anywhere = "a folder that all machines see, or a URL such as s3://bucket/folder"
+    add("input", metavar="INPUT", help=f"{anywhere}, with its subfolders")
+    add("output", metavar="OUTPUT", help=f"{anywhere}, for OUTPUT/KIND/same/tree/name.png")
     add_result_options(parser)
     add = add_network_options(parser)
     add(
@@ -87,7 +87,3 @@ def parser() -> argparse.ArgumentParser:
         "as there is room for)",
     )
     return parser
-
-
-if __name__ == "__main__":
-    run(main)

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from portraitmatting.cli import FAILED, Parser, run
+from portraitmatting.cli import FAILED, Parser
 from portraitmatting.doctor import examine
 from portraitmatting.errors import one_line
 
@@ -29,7 +29,3 @@ def parser() -> argparse.ArgumentParser:
         description="Versions, devices, threads and checkpoint, and in words what is wrong with "
         "this environment. Exit code 1 if anything is.",
     )
-
-
-if __name__ == "__main__":
-    run(main)

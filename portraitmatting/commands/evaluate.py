@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from portraitmatting import choices
 from portraitmatting.atomic import check_replaceable
 from portraitmatting.checkpoint.registry import check_source
-from portraitmatting.cli import FAILED, Parser, given, run
+from portraitmatting.cli import FAILED, Parser, given
 from portraitmatting.commands.options import (
     add_device_option,
     add_precision_option,
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
-    """Now, not after an hour of scoring."""
+    """Refuse outputs that cannot be written now, not after an hour of scoring."""
     for output in filter(None, (options.csv, options.json, options.contact_sheet)):
         if not output.parent.is_dir():
             raise PortraitmattingError(f"{output.parent}: no such folder: make it first")
@@ -155,7 +155,3 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--seed", type=number(int, 0, 2**63 - 1), help="of the intervals and tests (default: 0)")
     return parser
-
-
-if __name__ == "__main__":
-    run(main)

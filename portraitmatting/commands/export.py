@@ -1,11 +1,11 @@
-"""`portraitmatting export OUT.onnx`: the network as one ONNX file, proven before it is there."""
+"""`portraitmatting export OUT.onnx`: the network as one ONNX file that is compared with PyTorch."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from portraitmatting import choices
-from portraitmatting.cli import Parser, given, run
+from portraitmatting.cli import Parser, given
 from portraitmatting.commands.options import add_checkpoint_option
 
 
@@ -35,7 +35,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported for it."""
     parser = Parser(
         prog="portraitmatting export",
-        description="Write the network as an ONNX file of any batch and size, and prove it.",
+        description="Write the network as an ONNX file of any batch and size, once its results "
+        "are PyTorch's.",
     )
     parser.add_argument("out", metavar="OUT.onnx", type=Path)
     add_checkpoint_option(parser.add_argument)
@@ -47,7 +48,3 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--overwrite", action="store_true", default=None)
     return parser
-
-
-if __name__ == "__main__":
-    run(main)

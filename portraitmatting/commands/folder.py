@@ -4,32 +4,36 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from portraitmatting.checkpoint.registry import locate
-from portraitmatting.cli import FAILED, INTERRUPTED, Parser, given, run
+from portraitmatting.cli import FAILED, INTERRUPTED, Parser, given
 from portraitmatting.commands.options import (
     add_device_option,
     add_network_options,
     add_result_options,
+    load_predictor,
     number,
+    require_package,
 )
 from portraitmatting.errors import ImageError, PortraitmattingError, one_line
+
+_PREDICTOR = ("short_side", "precision", "preset", "compile")
+"""Options of the predictor."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, call, exit code."""
     options = parser().parse_args(arguments)
     inputs, output = _inputs_and_output(options)
-    # Imported as they are needed: a wrong call, and a rerun with nothing to do, are answered before
-    # PyTorch is loaded, let alone the model.
+    # Imported where they are needed: a wrong call, and a rerun with nothing to do, end before
+    # PyTorch and the model are loaded.
     from portraitmatting.folder.results import ResultOptions
     from portraitmatting.folder.single import names_a_file
 
-    # Read as PyTorch is loaded: its threads sleep while they wait for one another, instead of
-    # keeping a core busy that others have use for.
+    # PyTorch reads this when it is loaded: its threads then sleep while they wait for one another,
+    # which leaves the cores to the other threads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     results = ResultOptions(**given(options, "foreground", "background", "crop", "strip_metadata"))
     if output is not None and names_a_file(inputs, output):
@@ -76,7 +80,7 @@ def _one_file(options: argparse.Namespace, inputs: list[str], output: str, resul
         raise PortraitmattingError("standard input is a terminal: pipe an image into it")
     if sys.stdout.isatty() and plan.target == PIPE:
         raise PortraitmattingError("standard output is a terminal: redirect it, as in > out.png")
-    predictor = _predictor(options)
+    predictor = load_predictor(options, *_PREDICTOR)
     print(f"1 image, {predictor}", file=sys.stderr)
     try:
         somebody = matte_single(plan, predictor, results)
@@ -106,25 +110,24 @@ def _folder(
         watched = [Path(name) for name in inputs if os.path.isdir(name)]
         if not watched:
             raise PortraitmattingError(f"{inputs[0]}: no folder, which --watch needs")
-        if find_spec("watchdog") is None:
-            raise PortraitmattingError('--watch needs watchdog: pip install -e ".[watch]"')
+        require_package("watchdog", "--watch needs", "watch")
 
-    def look() -> Plan:
+    def scan() -> Plan:
         return plan_folder(source, may_be_empty=bool(options.watch), **planned)
 
-    plan = look()
+    plan = scan()
     if options.background is not None and "composite" not in plan.kinds:
         print("--background: changes nothing without --output composite", file=sys.stderr)
     for remark in plan.remarks():
         print(remark, file=sys.stderr)
     check_writable(plan)
-    settings = given(options, "short_side", "precision", "preset", "compile", "device")
+    settings = given(options, *_PREDICTOR, "device")
     call = network_call(locate(options.checkpoint)[0], settings)
     summary = None
     if not options.overwrite and not options.watch:
         summary = finished(plan, results, call)
     if summary is None:
-        predictor = _predictor(options)
+        predictor = load_predictor(options, *_PREDICTOR)
         from portraitmatting.folder.job import matte_folder
 
         choices = given(options, "batch_size", "workers", "overwrite")
@@ -137,21 +140,13 @@ def _folder(
             from portraitmatting.folder.job import watch
 
             print(f"watching {', '.join(map(str, watched))}, until Ctrl-C", file=sys.stderr)
-            summary = watch(watched, look, work)
+            summary = watch(watched, scan, work)
         else:
             summary = work(plan)
     print(f"{summary}\nresults in {plan.output}")
     if summary.interrupted:
         return INTERRUPTED
     return FAILED if summary.failed or summary.stopped else 0
-
-
-def _predictor(options: argparse.Namespace) -> Any:
-    from portraitmatting.checkpoint.load import load_model
-    from portraitmatting.predictor import Predictor
-
-    model = load_model(options.checkpoint, options.device or "auto")
-    return Predictor(model, **given(options, "short_side", "precision", "preset", "compile"))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -185,7 +180,7 @@ def parser() -> argparse.ArgumentParser:
         "--watch",
         action="store_true",
         default=None,
-        help="stay, and do what arrives in the input folder (default: off)",
+        help="keep running, and process what arrives in the input folder (default: off)",
     )
     add_result_options(parser)
     add = add_network_options(parser)
@@ -195,7 +190,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         default=None,
         help="run the network through torch.compile, for long jobs on a GPU: it takes minutes to "
-        "begin (default: off)",
+        "start (default: off)",
     )
     add(
         "--batch-size",
@@ -207,10 +202,6 @@ def parser() -> argparse.ArgumentParser:
         "--workers",
         type=number(int, 1, 256),
         metavar="N",
-        help="images in hand at a time, each in a thread of its own (default: as many as cores)",
+        help="images processed at a time, each in its own thread (default: as many as cores)",
     )
     return parser
-
-
-if __name__ == "__main__":
-    run(main)

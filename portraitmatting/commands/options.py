@@ -1,11 +1,13 @@
 """Options that several commands share, and argument types that check at once."""
 
 import argparse
+import importlib.util
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from portraitmatting import choices
 from portraitmatting.checkpoint.registry import check_source
+from portraitmatting.cli import given
 from portraitmatting.errors import PortraitmattingError
 
 _Value = TypeVar("_Value")
@@ -15,7 +17,7 @@ def checked(
     check: Callable[[Any], _Value], kind: Callable[[str], Any] = str
 ) -> Callable[[str], _Value]:
     """An argparse type: the text as `kind`, then through `check`, whose PortraitmattingError
-    becomes the one line of the answer."""
+    becomes the parser's one line."""
 
     def convert(text: str) -> _Value:
         value = kind(text)
@@ -45,6 +47,22 @@ def number(
 def image_format(text: str) -> str:
     """An argparse type: "PNG" and ".png" are "png"."""
     return text.lower().removeprefix(".")
+
+
+def require_package(name: str, purpose: str, extra: str) -> None:
+    """Raise PortraitmattingError, beginning with `purpose`, unless the package `name` is installed,
+    which comes with an extra of ours."""
+    if importlib.util.find_spec(name) is None:
+        raise PortraitmattingError(f'{purpose} {name}: pip install -e ".[{extra}]"')
+
+
+def load_predictor(options: argparse.Namespace, *names: str) -> Any:
+    """The `Predictor` of --checkpoint and --device, with the options `names` that were given."""
+    from portraitmatting.checkpoint.load import load_model
+    from portraitmatting.predictor import Predictor
+
+    model = load_model(options.checkpoint, options.device or "auto")
+    return Predictor(model, **given(options, *names))
 
 
 def add_result_options(parser: argparse.ArgumentParser) -> None:
@@ -168,12 +186,11 @@ def add_checkpoint_option(add: Callable[..., argparse.Action]) -> None:
     )
 
 
-def add_device_option(add: Callable[..., argparse.Action], default: str | None = None) -> None:
-    """`device`, `default` unless given."""
+def add_device_option(add: Callable[..., argparse.Action]) -> None:
+    """`device`, None unless given."""
     add(
         "--device",
         type=checked(choices.check_device),
-        default=default,
         help="auto, cpu, cuda, cuda:1 or mps; of an ONNX file also directml or coreml "
         "(default: auto)",
     )

@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import Any, get_args, get_origin, get_type_hints
 
 from portraitmatting.choices import STORAGE
-from portraitmatting.cli import Parser, given, run
+from portraitmatting.cli import Parser, given
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.training.config import TrainConfig
 from portraitmatting.training.recipe import RENAMED, config_from_dict, read_config
@@ -29,7 +29,7 @@ _HINTS = get_type_hints(TrainConfig)
 _SCALARS = {
     spec: kind for spec in fields(TrainConfig) if (kind := _scalar(_HINTS[spec.name])) is not None
 }
-"""Settings that are one value each, with its type; each is an option of the command line too."""
+"""Settings of a single value, each with its type; they are options of the command line too."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _changes(options: argparse.Namespace) -> dict[str, Any]:
-    """What the command line sets over the recipe's file, or over a resumed run's recipe."""
+    """Settings of the command line, which override those of a recipe or of a resumed run."""
     changes = given(options, *(spec.name for spec in _SCALARS))
     for old in given(options, *RENAMED):
         raise PortraitmattingError(f"--{_dashed(old)} is now --{_dashed(RENAMED[old])}")
@@ -82,13 +82,13 @@ def parser() -> argparse.ArgumentParser:
         epilog="Tables of a recipe (data, losses, augment, lr_scale, sizes): docs/training.md",
     )
     start.add_argument(
-        "run", metavar="RUN", help="folder of the run: new, or with --resume one to go on with"
+        "run", metavar="RUN", help="folder of the run: a new one, or with --resume one to continue"
     )
-    start.add_argument("--config", metavar="TOML", help="the recipe; the options below go over it")
+    start.add_argument("--config", metavar="TOML", help="the recipe; the options below override it")
     start.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the last checkpoint; --steps and --decay-steps prolong the run",
+        help="continue from the last checkpoint; --steps and --decay-steps make the run longer",
     )
     start.add_argument(
         "--photos", action="append", metavar="DIR", help="data: holds image/ and alpha/"
@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     start.add_argument(
         "--cutouts", action="append", metavar="DIR", help="data: images with transparency"
     )
-    start.add_argument("--over", metavar="DIR", help="images that the cut-outs are laid over")
+    start.add_argument("--over", metavar="DIR", help="backgrounds for the cut-outs")
     start.add_argument(
         "--backgrounds", action="append", metavar="DIR", help="data: images without people"
     )
@@ -118,9 +118,5 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("out", metavar="OUT")
     export.add_argument("--which", choices=("best", "last"), help="weights (default: best)")
     export.add_argument("--storage", choices=STORAGE, help="of the weights (default: fp16)")
-    export.add_argument("--licence", help="under which the weights may be used")
+    export.add_argument("--licence", help="of the weights")
     return parser
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,25 +1,23 @@
 """Command line: `portraitmatting web`."""
 
 import argparse
-import importlib.util
 from collections.abc import Sequence
 
-from portraitmatting.cli import Parser, given, run
+from portraitmatting.cli import Parser, given
 from portraitmatting.commands.options import (
     add_checkpoint_option,
     add_device_option,
     add_precision_option,
     add_short_side_option,
     number,
+    require_package,
 )
-from portraitmatting.errors import PortraitmattingError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, call, exit code."""
     options = parser().parse_args(arguments)
-    if importlib.util.find_spec("gradio") is None:
-        raise PortraitmattingError('the page needs Gradio: pip install -e ".[web]"')
+    require_package("gradio", "the page needs", "web")
     from portraitmatting.web.server import serve
 
     serve(**given(options, *vars(options)))
@@ -37,8 +35,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--host",
         metavar="ADDRESS",
-        help="listen at this address, as 0.0.0.0, where other machines reach it, without a "
-        "password (default: 127.0.0.1, this machine only)",
+        help="listen at this address; at 0.0.0.0 other machines reach the page, without a password "
+        "(default: 127.0.0.1, this machine only)",
     )
     add(
         "--port",
@@ -55,15 +53,15 @@ def parser() -> argparse.ArgumentParser:
         "--allowed-host",
         action="append",
         metavar="NAME",
-        help="another name under which the page may be asked for, as a reverse proxy passes it on; "
-        "may be repeated (default: this machine's own names)",
+        help="another host name to answer to, as a reverse proxy passes it on; may be repeated "
+        "(default: this machine's own names)",
     )
     add(
         "--no-browser",
         dest="browser",
         action="store_false",
         default=None,
-        help="only say where the page is",
+        help="only print the page's address",
     )
     add(
         "--max-megabytes",
@@ -90,7 +88,3 @@ def parser() -> argparse.ArgumentParser:
     add_precision_option(add)
     add_short_side_option(add)
     return parser
-
-
-if __name__ == "__main__":
-    run(main)

@@ -11,15 +11,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from portraitmatting import choices
-from portraitmatting.cli import FAILED, Parser, given, run
+from portraitmatting.cli import FAILED, Parser, given
 from portraitmatting.commands.options import (
     add_device_option,
     add_foreground_option,
     add_network_options,
     checked,
+    load_predictor,
     number,
 )
 from portraitmatting.errors import PortraitmattingError, one_line
@@ -34,16 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from portraitmatting.video.reader import is_recorded
 
-    recorded = is_recorded(options.source)  # or a line that names the missing file
+    recorded = is_recorded(options.source)
     return convert(options) if recorded and options.output is not None else show(options)
 
 
 def convert(options: argparse.Namespace) -> int:
+    """Matte a video, or every video of a folder, into -o."""
     from portraitmatting.video.backgrounds import parse_video_background
     from portraitmatting.video.reader import open_video
     from portraitmatting.video.writer import check_outputs, result_kind
 
-    # What can be wrong with the call is found before the seconds that PyTorch takes to load.
+    # A wrong call is answered before PyTorch is loaded, which takes seconds.
     if options.preset:
         choices.check_preset(options.preset)  # without "auto", which follows a camera
     backgrounds = options.background or [None]
@@ -60,7 +61,7 @@ def convert(options: argparse.Namespace) -> int:
 
     from portraitmatting.video.stream import matte_video
 
-    predictor = load(options)
+    predictor = load_predictor(options, "short_side", "precision")
     print(predictor, file=sys.stderr)
     chosen = given(options, "foreground", "smooth", "preset", "batch_size", "kind", "frame_rate")
     failed = False
@@ -88,7 +89,7 @@ def plan(options: argparse.Namespace) -> list[tuple[Path, Path]]:
     source = Path(options.source)
     if not source.is_dir() or not videos_in(source):
         if options.format is not None:
-            raise PortraitmattingError("--format is for folders of videos: elsewhere -o says it")
+            raise PortraitmattingError("--format is for folders of videos: for one, -o names it")
         return [(source, options.output)]
     if not options.output.is_dir():
         check_target(options.output)
@@ -100,18 +101,19 @@ def plan(options: argparse.Namespace) -> list[tuple[Path, Path]]:
 
 
 def show(options: argparse.Namespace) -> int:
+    """Matte a camera's images, or a video's, in a window."""
     from portraitmatting.video.backgrounds import live_backgrounds
     from portraitmatting.video.camera import Camera
     from portraitmatting.video.preview import require_display
 
-    # What can be wrong with the call is found before the seconds that PyTorch takes to load.
+    # A wrong call is answered before PyTorch is loaded, which takes seconds.
     if options.window is not False:
         require_display()
     backgrounds = live_backgrounds(options.background or [])
     with Camera(options.source, **given(options, "width", "height")) as camera:
         from portraitmatting.video.live import run_live
 
-        predictor = load(options)
+        predictor = load_predictor(options, "short_side", "precision")
         print(predictor, file=sys.stderr)
         names = ("foreground", "smooth", "preset", "target_rate", "overlay", "window")
         chosen = given(options, *names, "virtual_camera", "folder")
@@ -120,14 +122,6 @@ def show(options: argparse.Namespace) -> int:
     if timing.lost:
         print(f"camera {options.source} gives no more frames", file=sys.stderr)
     return FAILED if timing.failed else 0
-
-
-def load(options: argparse.Namespace) -> Any:
-    from portraitmatting.checkpoint.load import load_model
-    from portraitmatting.predictor import Predictor
-
-    model = load_model(options.checkpoint, options.device)
-    return Predictor(model, **given(options, "short_side", "precision"))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -158,7 +152,7 @@ def parser() -> argparse.ArgumentParser:
         type=checked(choices.check_background),
         metavar="WHAT",
         help="a colour, an image, a video, blur, blur:0.05 or checkerboard (default: green for "
-        "files, blur live); live, several are gone through with the key n",
+        "files, blur live); live, the key n switches between several",
     )
     add_foreground_option(result.add_argument, "fast")
     result.add_argument(
@@ -204,10 +198,10 @@ def parser() -> argparse.ArgumentParser:
     )
     live = parser.add_argument_group("live")
     live.add_argument(
-        "--width", type=number(int, 1, 65535), metavar="PIXELS", help="asked of the camera"
+        "--width", type=number(int, 1, 65535), metavar="PIXELS", help="to ask the camera for"
     )
     live.add_argument(
-        "--height", type=number(int, 1, 65535), metavar="PIXELS", help="asked of the camera"
+        "--height", type=number(int, 1, 65535), metavar="PIXELS", help="to ask the camera for"
     )
     live.add_argument("--no-overlay", dest="overlay", action="store_false", default=None)
     live.add_argument("--no-window", dest="window", action="store_false", default=None)
@@ -215,9 +209,5 @@ def parser() -> argparse.ArgumentParser:
         "--virtual-camera", action="store_true", default=None, help="for meeting programs"
     )
     live.add_argument("--folder", type=Path, help="for snapshots and recordings (default: here)")
-    add_device_option(add_network_options(parser, ["auto", *choices.PRESETS]), "auto")
+    add_device_option(add_network_options(parser, ["auto", *choices.PRESETS]))
     return parser
-
-
-if __name__ == "__main__":
-    run(main)
