@@ -423,6 +423,13 @@ def test_a_summary_shows_the_first_failures_and_counts_the_rest():
     assert lines[22].startswith("per image: 1.000 worker seconds")
 
 
+def test_a_summary_names_images_with_nobody_in_them(tmp_path):
+    tasks = [worker.Task(name, outcome="done", empty=name != "b") for name in "abc"]
+    with Report(find_storage(str(tmp_path)), Summary()) as report:
+        report.add(worker.make_rows(tasks, 0))
+    assert "2 with nobody in the matte: a, c\n" in str(report.summary)
+
+
 def test_ray_does_not_keep_sigterm_for_itself(monkeypatch):
     from portraitmatting.distributed.cluster import connected
 

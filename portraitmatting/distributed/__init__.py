@@ -1,6 +1,6 @@
 """The folder job on many machines, over Ray Data: `portraitmatting distributed`.
 
-In order: `storage` (a folder, wherever it is), `scan` (what is still to be done), `cluster` (Ray,
-started or joined), `run` (hands images out), `worker` (what every worker does with them), `report`
-(their results).
+In order: `storage` (a folder on a disk or in an object store), `scan` (what is still to be done),
+`cluster` (Ray, started or joined), `run` (hands images out), `worker` (runs the pipeline), `report`
+(tables and summary).
 """

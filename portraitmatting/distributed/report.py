@@ -1,4 +1,4 @@
-"""What became of the images: two tables at the output, and a summary for people."""
+"""The outcome of a job: two tables at the output, and a summary for people."""
 
 import csv
 import io
@@ -14,6 +14,7 @@ import pyarrow as pa
 from portraitmatting.distributed.storage import Storage, explained
 from portraitmatting.distributed.worker import DONE, FAILED, STOPPED
 from portraitmatting.errors import PortraitmattingError, one_line
+from portraitmatting.folder.journal import SHOWN, describe_empty
 from portraitmatting.folder.pipeline import reason
 from portraitmatting.folder.plan import describe_unread
 
@@ -22,17 +23,22 @@ REPORT, FAILURES = "report.csv", "failures.csv"
 _COLUMNS = (
     "source", "outcome", "reason", "seconds", "cpu_seconds", "bytes_read", "bytes_written", "worker"
 )  # fmt: skip
-_SHOWN = 20
 
 
 @dataclass
 class Summary:
-    """What became of the images of a job. As text: for people, several lines."""
+    """The outcome of a job; as text, several lines for people. For millions of images it holds
+    counts, and the names of the first images alone."""
 
     skipped: int = 0
-    """There from an earlier run, and up to date."""
+    """Done by an earlier run, and up to date."""
     done: int = 0
     failed: int = 0
+    reasons: list[str] = field(default_factory=list)
+    """Of the first images that failed; each names its image."""
+    empty: int = 0
+    """Images with nobody in the matte."""
+    empty_names: list[str] = field(default_factory=list)
     stopped: str = ""
     """Why not every image was tried, in one line."""
     interrupted: bool = False
@@ -40,14 +46,11 @@ class Summary:
     worker_seconds: float = 0
     """Of all workers together, spent on `done` and `failed`."""
     cpu_seconds: float = 0
-    """Of these, spent computing; more than those if workers have several cores."""
+    """Computing time of all cores; with several cores per worker it may be more."""
     bytes_read: int = 0
     bytes_written: int = 0
-    reasons: list[str] = field(default_factory=list)
-    """The first failures', each of which names its image."""
-
     unread: Counter[str] = field(default_factory=Counter)
-    """Suffixes of files that seem to be images and cannot be read."""
+    """Suffixes of files that seem to be images but are of kinds that are not read."""
 
     def __str__(self) -> str:
         lines = [f"{self.done} done, {self.skipped} skipped, {self.failed} failed"]
@@ -56,6 +59,8 @@ class Summary:
         lines += [f"failed: {reason}" for reason in self.reasons]
         if self.failed > len(self.reasons):
             lines.append(f"failed: {self.failed - len(self.reasons)} more, see {FAILURES}")
+        if self.empty:
+            lines.append(describe_empty(self.empty, self.empty_names))
         if self.done:
             tried = self.done + self.failed
             lines.append(
@@ -70,7 +75,7 @@ class Summary:
 
 
 def check_reports(output: Storage) -> None:
-    """Raise `PortraitmattingError` if a file of the user's has the name of a report."""
+    """Raise `PortraitmattingError` if another file has the name of a report."""
     header = ",".join(_COLUMNS).encode()
     with explained(output):
         for name in (REPORT, FAILURES):
@@ -85,11 +90,11 @@ def check_reports(output: Storage) -> None:
 
 
 class Report:
-    """Rows as workers send them, into OUTPUT/report.csv (every image that was tried), OUTPUT/
-    failures.csv (those that failed) and a `Summary`.
+    """The rows of workers, as OUTPUT/report.csv (every image that was tried), OUTPUT/failures.csv
+    (those that failed) and a `Summary`.
 
-    A context manager. On a disk both tables grow as the job goes on; in an object store they appear
-    at its end, Ctrl-C included. They replace those of the run before.
+    A context manager. On a disk both tables grow during the job; in an object store they appear at
+    its end, also after Ctrl-C. They replace those of the run before.
     """
 
     def __init__(self, output: Storage, summary: Summary) -> None:
@@ -127,17 +132,21 @@ class Report:
             summary.bytes_written += row["bytes_written"]
             if row["outcome"] == DONE:
                 summary.done += 1
+                if row["empty"]:
+                    summary.empty += 1
+                    if len(summary.empty_names) < SHOWN:
+                        summary.empty_names.append(row["source"])
                 continue
             assert row["outcome"] == FAILED
             summary.failed += 1
             self._failures.add(row)
-            if len(summary.reasons) < _SHOWN:
+            if len(summary.reasons) < SHOWN:
                 summary.reasons.append(row["reason"])
         self._or_stop(self._all.flush)
         self._or_stop(self._failures.flush)
 
     def _or_stop(self, write: Callable[[], None]) -> None:
-        """A full disk stops the job here too, in one line."""
+        """Write, or stop the job if the disk is full."""
         try:
             write()
         except OSError as error:
@@ -145,7 +154,7 @@ class Report:
 
 
 class _Table:
-    """A CSV file with a header, RFC 4180 save that lines end in "\\n"."""
+    """A CSV file with a header, as in RFC 4180 except that lines end in "\\n"."""
 
     def __init__(self, output: Storage, name: str) -> None:
         self._file = output.fs.open(output.name(name), "wb")

@@ -1,4 +1,4 @@
-"""The whole job in one call."""
+"""The job: scans the folders, starts workers, hands images out to them, collects their reports."""
 
 import os
 import re
@@ -22,7 +22,7 @@ from portraitmatting.distributed.cluster import connected, room_for, start_crash
 from portraitmatting.distributed.report import Report, Summary, check_reports
 from portraitmatting.distributed.scan import check_outputs, scan
 from portraitmatting.distributed.storage import Storage
-from portraitmatting.distributed.worker import FAILED, ROWS, Orders, Worker
+from portraitmatting.distributed.worker import FAILED, Orders, Task, Worker, make_rows
 from portraitmatting.errors import ImageError, PortraitmattingError, one_line
 from portraitmatting.folder.pipeline import failure
 from portraitmatting.folder.plan import Plan
@@ -49,22 +49,22 @@ def matte_storage(
     workers: int | None = None,
     progress: bool = False,
 ) -> Summary:
-    """Matte every image below `source` into `output` over Ray. Nothing is started or written if
-    nothing is to be done.
+    """Matte every image below `source` into `output` over Ray. If nothing is to be done, Ray is not
+    started.
 
     Args:
-        source: where the images are.
-        output: where results go.
-        plan: what `plan_results` returned.
-        results: how results look, by default as `ResultOptions()`.
+        source: the folder of images.
+        output: the folder for results.
+        plan: of `plan_results`.
+        results: the look of results, by default `ResultOptions()`.
         checkpoint: as in `load_model`.
         short_side, precision, preset: as in `Predictor`.
         batch_size, overwrite, progress: as in `matte_folder`.
-        address: of a Ray cluster; without it Ray is started on this machine, or the one of this
-            process is used.
+        address: of a Ray cluster; by default the Ray of this process, or one that is started on
+            this machine.
         cores: CPU cores of each worker.
-        gpus: GPUs of each worker, a share of one if below 1; with 0 it runs on its cores.
-        workers: by default as many as the cluster has room for.
+        gpus: GPUs of each worker, 0 to 1: 0.5 puts two workers on each GPU; 0 runs on the cores.
+        workers: their number, by default as many as the cluster has room for.
 
     Raises `PortraitmattingError` if it cannot begin.
     """
@@ -76,7 +76,7 @@ def matte_storage(
     check_outputs(source, output, plan)
     check_reports(output)
     model = load_model(checkpoint)
-    # Here the network only tells what it is; the GPU it will run on may be on other machines.
+    # This predictor runs nothing, it only completes the settings: the GPU may be another machine's.
     shared: PortraitMatting | bytes
     if isinstance(model, OnnxModel):
         shared = locate(checkpoint)[0].read_bytes()
@@ -123,7 +123,6 @@ def _check_numbers(batch_size: int, cores: int, gpus: float, workers: int | None
         raise PortraitmattingError(f"{gpus:g} GPUs per worker: the network runs on one; use 1")
 
 
-_LOST = "no worker has reported it: run again"
 _LARGEST_BLOCK = 64
 _BLOCKS_PER_WORKER = 8
 
@@ -133,25 +132,23 @@ def hand_out(
 ) -> None:
     """Send every image to a worker; Ray must be connected.
 
-    Results are written by the workers themselves; through Ray go paths on the way out and a small
-    row per image on the way back. A worker that is lost is replaced and its images are tried
-    again.
+    Ray carries paths to the workers and a small row per image back; results are written by the
+    workers. A worker that dies is replaced, and its images are tried again.
 
     Args:
         todo: the images, of schema `TODO`.
-        orders: what the workers need to know.
+        orders: for the workers.
         workers: their number.
         gpus: of each worker.
-        report: has one row of each image in the end, unless it says that the job was stopped, by
-            Ctrl-C or by a full disk.
+        report: gets a row of each image, unless Ctrl-C or a full disk stops the job.
         progress: show a bar if stderr is a terminal.
     """
     blocks = _blocks(todo, workers)
-    waiting = np.ones(len(blocks), bool)
+    unreported = np.ones(len(blocks), bool)
     images = (
         ray.data.from_blocks(blocks)
-        # Actors restart and tasks are tried again without limit: Ray Data's own default. What
-        # would never end is caught by the `CrashCounter`.
+        # By Ray Data's default, actors restart and blocks are tried again without limit: images
+        # that crash workers are left to the `CrashCounter`.
         .map_batches(
             Worker,
             fn_constructor_args=(orders,),
@@ -166,24 +163,24 @@ def hand_out(
         try:
             for rows in _rows(images):
                 report.add(rows)
-                waiting[rows["block"].to_numpy()] = False
+                unreported[rows["block"].to_numpy()] = False
                 bar.update(len(rows))
                 if report.summary.stopped:
                     return
         except KeyboardInterrupt:
             report.summary.stopped, report.summary.interrupted = "interrupted", True
             return
-        except RayError as error:  # at length, with the trace of every process
+        except RayError as error:  # whose text has the traceback of every process
             raise PortraitmattingError(
                 f"a worker cannot be started: {_cause(error)}: see that every machine has the same "
                 "environment, with this package and what it needs"
             ) from error
-    for block in np.flatnonzero(waiting):
+    for block in np.flatnonzero(unreported):
         report.add(_lost(blocks[block], orders))
 
 
 def _cause(error: BaseException) -> str:
-    """The last line that says something, which is the innermost error's."""
+    """The last line that names an error, which is the innermost."""
     lines = [line.strip() for line in str(error).splitlines()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Warning)\b", line)]
     return one_line((errors or [line for line in lines if line] or [type(error).__name__])[-1])
@@ -194,12 +191,12 @@ def _rows(images: Any) -> Iterator[pa.Table]:
 
 
 def _blocks(todo: pa.Table, workers: int) -> list[pa.Table]:
-    """What a worker gets at once: so little that all have work until the end, and that little is
-    lost with a worker; so much that Ray has few to look after."""
+    """The images in blocks: small, so that all workers have work until the end, and little is lost
+    when one dies; yet not too many for Ray."""
     size = max(1, min(_LARGEST_BLOCK, len(todo) // (workers * _BLOCKS_PER_WORKER)))
     blocks = []
     for index, start in enumerate(range(0, len(todo), size)):
-        # Copied: a slice would travel with the whole table.
+        # Copied: a slice would be sent with the whole table.
         rows = pa.concat_tables([todo.slice(start, size)]).combine_chunks()
         rows = pa.table({name: pa.concat_arrays(rows[name].chunks) for name in rows.column_names})
         blocks.append(rows.append_column("block", pa.array([index] * len(rows), pa.int64())))
@@ -207,19 +204,11 @@ def _blocks(todo: pa.Table, workers: int) -> list[pa.Table]:
 
 
 def _lost(block: pa.Table, orders: Orders) -> pa.Table:
-    """Rows about images that no worker has reported."""
-    rows = [
-        {
-            "source": row["source"],
-            "outcome": FAILED,
-            "reason": failure(orders.source.name(os.fsdecode(row["source"])), ImageError(_LOST)),
-            "seconds": 0.0,
-            "cpu_seconds": 0.0,
-            "bytes_read": 0,
-            "bytes_written": 0,
-            "worker": "",
-            "block": row["block"],
-        }
-        for row in block.to_pylist()
-    ]
-    return pa.Table.from_pylist(rows, ROWS)
+    """The rows of a block that no worker has reported."""
+    error = ImageError("no worker has reported it: run again")
+    tasks = []
+    for row in block.to_pylist():
+        source = os.fsdecode(row["source"])
+        message = failure(orders.source.name(source), error)
+        tasks.append(Task(source, outcome=FAILED, reason=message))
+    return make_rows(tasks, block["block"][0].as_py())

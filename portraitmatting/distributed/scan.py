@@ -1,8 +1,8 @@
-"""What is still to be done, by what is at the input and at the output.
+"""What is still to be done, by the files at the input and at the output.
 
 As with `make`, a result is done if it is no older than its image and no older than the record of
 the settings, OUTPUT/.portraitmatting/KIND, which is written anew whenever they change. So nothing
-has to be noted for each image, and what a killed run has finished counts.
+has to be recorded for each image, and results of a killed run count.
 """
 
 import os
@@ -34,9 +34,9 @@ class Scan:
     todo: pa.Table
     """Of schema `TODO`, in the order of the tree."""
     skipped: int
-    """Images of which every result is there and up to date."""
+    """Images of which every result exists and is up to date."""
     unread: Counter[str]
-    """Suffixes of files that seem to be images and cannot be read."""
+    """Suffixes of files that seem to be images but are of kinds that are not read."""
 
 
 def check_outputs(source: Storage, output: Storage, plan: Plan) -> None:
@@ -66,11 +66,11 @@ def scan(
     """Look through both storages, folder by folder, after `check_outputs`.
 
     Args:
-        source, output: where images are and results go.
-        plan: what is written.
+        source, output: the folders of images and results.
+        plan: of `plan_results`.
         settings: of each kind of result; recorded at the output.
-        overwrite: whatever is there counts as out of date.
-        bar: advanced by each image listed.
+        overwrite: every result counts as out of date.
+        bar: advances with each image listed.
 
     Raises `PortraitmattingError` as `plan_folder` does.
     """
@@ -86,15 +86,16 @@ def scan(
         paths = [folder / name for name in images]
         if source.folder is not None and output.folder is not None:
             check_output(replace(plan, root=source.folder, output=output.folder, sources=paths))
-        # Names clash only within one folder.
+        # Only images of one folder can share a name.
         names = result_names(paths, plan.suffix, folds)
-        there = {kind: output.changed((kind / folder).as_posix()) for kind in plan.kinds}
+        times = {kind: output.changed((kind / folder).as_posix()) for kind in plan.kinds}
         for path, changed in zip(paths, images.values(), strict=True):
             name = names.get(path)
+            file = (name or plan.name(path)).name
             kinds = [
                 kind
                 for kind in plan.kinds
-                if there[kind].get((name or plan.name(path)).name, -1.0) < max(changed, since[kind])
+                if times[kind].get(file, -1.0) < max(changed, since[kind])
             ]
             if kinds:
                 rows.append((bytes(path), bytes(name) if name else b"", " ".join(kinds)))
@@ -104,7 +105,7 @@ def scan(
         bar.update(len(images))
     if not count:
         raise PortraitmattingError(nothing_found(str(source), unread))
-    if is_new:  # not before: a mistyped input must not keep the right one from this output
+    if is_new:  # only now: a mistyped input must not claim this output
         with explained(output):
             output.write(f"{RECORDS}/{_INPUT}", os.fsencode(_name(source)))
     todo = pa.Table.from_batches([*chunks, _batch(rows)], schema=TODO)
@@ -117,8 +118,8 @@ def _batch(rows: list[tuple[bytes, bytes, str]]) -> pa.RecordBatch:
 
 
 def _check_input(source: Storage, output: Storage) -> bool:
-    """Whether the output holds no input's results yet. Raises `PortraitmattingError` if it holds
-    another's, since one's would be taken for the other's."""
+    """Whether the output is new. Raises `PortraitmattingError` if it holds the results of another
+    input: those of images of the same name would count as done."""
     with explained(output):
         if _INPUT not in output.changed(RECORDS):
             return True
@@ -135,11 +136,11 @@ def _name(source: Storage) -> str:
     return os.path.realpath(source.folder) if source.folder is not None else source.url
 
 
-def _record(output: Storage, kind: str, settings: str, anew: bool) -> float:
-    """When these settings began to hold, by the output's own clock."""
+def _record(output: Storage, kind: str, settings: str, overwrite: bool) -> float:
+    """The time since which these settings apply, by the output's own clock."""
     path = f"{RECORDS}/{kind}"
     data = settings.encode(errors="surrogateescape")
     with explained(output):
-        if anew or kind not in output.changed(RECORDS) or output.read(path) != data:
+        if overwrite or kind not in output.changed(RECORDS) or output.read(path) != data:
             output.write(path, data)
         return output.changed(RECORDS)[kind]

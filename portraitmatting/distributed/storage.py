@@ -31,7 +31,7 @@ class Storage:
     """
 
     url: str
-    """As the user gave it."""
+    """As given by the user."""
     fs: Any
     root: str
     """The folder, as `fs` calls it."""
@@ -49,19 +49,18 @@ class Storage:
         return f"{self.root.rstrip('/')}/{path}"
 
     def exists(self) -> bool:
-        """Whether there is such a folder."""
+        """Whether the folder exists."""
         with explained(self):
             return bool(self.fs.isdir(self.root))
 
     def images(
         self, exclude: "Storage", unread: Counter[str] | None = None
     ) -> Iterator[tuple[Path, dict[str, float]]]:
-        """Each folder with the names of its images and when they were changed last, in seconds.
+        """Each folder with its images' names and the times of their last change, in seconds.
 
-        One folder at a time, so that memory is that of the largest. What counts as an image, and
-        that hidden names, folders of results and the storage `exclude` do not, is as in
-        `list_images`, as is `unread`. An image that is not there (a dangling link) was changed at
-        infinity: reading it will tell.
+        One folder at a time, so that memory is that of the largest. Lists the images that
+        `list_images` lists, without folders of results; `exclude` and `unread` are as there. An
+        image that does not exist (a dangling link) has the time infinity: reading it reports it.
         """
         unread = Counter() if unread is None else unread
         if self.folder is None:
@@ -98,8 +97,8 @@ class Storage:
                     yield Path(os.path.relpath(folder, self.root)), changed
 
     def changed(self, folder: str) -> dict[str, float]:
-        """The names of what is in `folder`, and when it was changed last; empty if there is no
-        such folder."""
+        """The names in `folder` and the times of their last change; empty if there is no such
+        folder."""
         with suppress(FileNotFoundError):
             entries = self.fs.ls(self.name(folder), detail=True)
             return {entry["name"].rsplit("/", 1)[-1]: _changed(entry) for entry in entries}
@@ -111,7 +110,7 @@ class Storage:
         return data
 
     def write(self, path: str, data: bytes) -> None:
-        """Replaces what is there; raises as `read`."""
+        """Write or replace a file; raises as `read`."""
         if self.folder is None:
             self.fs.pipe_file(self.name(path), data)
             return
@@ -122,15 +121,15 @@ class Storage:
 
 
 def find_storage(url: str) -> Storage:
-    """The storage called `url`; raises `PortraitmattingError` if nothing here can open it."""
+    """The storage at a path or URL; raises `PortraitmattingError` if it cannot be opened."""
     if not url.strip():
         raise PortraitmattingError("an empty name of a folder: give a folder or a URL")
-    if "://" not in url:  # a path, whatever colons its name has
+    if "://" not in url:  # a path, which may contain colons
         return Storage(
             url, LocalFileSystem(), LocalFileSystem._strip_protocol(os.path.abspath(url))
         )
     try:
-        # What other machines have written since must be seen.
+        # Without a cache of listings, which would hide what other machines have written since.
         fs, root = fsspec.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as error:
         raise PortraitmattingError(
@@ -142,8 +141,8 @@ def find_storage(url: str) -> Storage:
 
 @contextmanager
 def explained(storage: Storage) -> Iterator[None]:
-    """Whatever goes wrong there becomes a `PortraitmattingError`: the libraries of object stores
-    have errors of their own."""
+    """Every error becomes a `PortraitmattingError`: the libraries of object stores have errors of
+    their own."""
     try:
         yield
     except PortraitmattingError:
@@ -156,7 +155,7 @@ def explained(storage: Storage) -> Iterator[None]:
 
 
 def _changed(info: dict[str, Any]) -> float:
-    """0, so that it is never newer than anything, if the file system does not tell."""
+    """The time of a file's last change; 0, older than everything, if it is unknown."""
     time = next((info[key] for key in _TIMES if info.get(key) is not None), 0.0)
     if isinstance(time, str):
         time = datetime.fromisoformat(time.replace("Z", "+00:00"))

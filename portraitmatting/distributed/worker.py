@@ -1,11 +1,12 @@
-"""What every worker does: its share of the images through the pipeline, and a row about each."""
+"""A worker: runs its share of the images through the pipeline, and reports a row about each."""
 
 import io
 import os
 import socket
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ ROWS = pa.schema(
         "source": pa.binary(),
         "outcome": pa.string(),
         "reason": pa.string(),
+        "empty": pa.bool_(),
         "seconds": pa.float64(),
         "cpu_seconds": pa.float64(),
         "bytes_read": pa.int64(),
@@ -40,16 +42,16 @@ ROWS = pa.schema(
         "block": pa.int64(),
     }
 )
-"""What a worker reports of an image. `seconds` is the worker's time for all images that it had
-in hand together, shared among them, `cpu_seconds` what it spent computing, on all its cores;
-`worker` is HOST:PID; `block` is that of the job."""
+"""A worker's report of each image. `empty`: nobody is in the matte; `seconds`: the worker's time
+for the block, divided by its images; `cpu_seconds`: the same of its cores' computing time;
+`worker`: HOST:PID; `block`: the block's number."""
 
 _DEATHS_ALLOWED = 2
 
 
 @dataclass(frozen=True)
 class Orders:
-    """All that a worker needs to know; travels to other machines."""
+    """All that a worker needs to know; sent to other machines."""
 
     source: Storage
     output: Storage
@@ -57,8 +59,8 @@ class Orders:
     """Without sources."""
     results: ResultOptions
     model: Any
-    """A Ray reference to the network, or to the bytes of an ONNX file: it is read once, where the
-    job is started."""
+    """A Ray reference to the network, or to the bytes of an ONNX file, which only the machine that
+    starts the job reads."""
     crashes: Any
     """A Ray reference to the job's `CrashCounter`."""
     short_side: int
@@ -69,20 +71,48 @@ class Orders:
 
 
 @dataclass
-class _Task:
-    """An image in hand, and what is known of it so far."""
+class Task:
+    """An image, and its outcome so far."""
 
     source: str
-    name: str
+    name: str = ""
     """Of its results, below the folder of each kind."""
-    kinds: list[str]
-    key: str
+    kinds: list[str] = field(default_factory=list)
+    key: str = ""
+    """For the `CrashCounter`."""
     outcome: str = STOPPED
     reason: str = "not tried"
+    empty: bool = False
     data: bytes = b""
-    """The file, between being fetched and being decoded."""
+    """The file, from reading to decoding."""
     bytes_read: int = 0
     bytes_written: int = 0
+
+
+def make_rows(
+    tasks: Sequence[Task],
+    block: int,
+    seconds: float = 0.0,
+    cpu_seconds: float = 0.0,
+    worker: str = "",
+) -> pa.Table:
+    """The `ROWS` of a block; `seconds` and `cpu_seconds` are those of the whole block."""
+    rows = [
+        {
+            "source": os.fsencode(task.source),
+            "outcome": task.outcome,
+            "reason": task.reason,
+            "empty": task.empty,
+            "seconds": seconds / len(tasks),
+            "cpu_seconds": cpu_seconds / len(tasks),
+            "bytes_read": task.bytes_read,
+            "bytes_written": task.bytes_written,
+            "worker": worker,
+            "block": block,
+        }
+        for task in tasks
+    ]
+    return pa.Table.from_pylist(rows, ROWS)
 
 
 def _onnx_model(data: bytes, device: str) -> OnnxModel:
@@ -93,12 +123,12 @@ def _onnx_model(data: bytes, device: str) -> OnnxModel:
 
 
 class Worker:
-    """One per GPU, or per so many cores; Ray keeps it, with its network, for the whole job."""
+    """One per GPU, or per number of cores; Ray keeps it, with its network, for the whole job."""
 
     def __init__(self, orders: Orders) -> None:
-        # Every worker of a machine would take all of its cores otherwise.
+        # Each library would take all cores of the machine.
         os.environ["NUMBA_NUM_THREADS"] = str(orders.cores)
-        # On a CPU each core has an image of its own.
+        # On a CPU each core runs the network for an image of its own.
         one_each = orders.device == "cpu" and orders.batch_size == 1
         torch.set_num_threads(1 if one_each else orders.cores)
         cv2.setNumThreads(orders.cores)
@@ -112,71 +142,50 @@ class Worker:
         self._pipeline = Pipeline(predictor, self._pixels, self._read, self._write, self._fail)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """A block of the job (source, kinds, block) -> its `ROWS`, with the results written."""
-        begun, cpu_begun = time.perf_counter(), time.process_time()
+        """Write the results of a block (source, name, kinds, block); returns its `ROWS`."""
+        start, cpu_start = time.perf_counter(), time.process_time()
         block = batch["block"][0].as_py()
-        tasks = [
-            _Task(
-                os.fsdecode(row["source"]),
-                os.fsdecode(row["name"])
-                or str(self._orders.plan.name(Path(os.fsdecode(row["source"])))),
-                row["kinds"].split(),
-                f"{block}/{index}",
-            )
-            for index, row in enumerate(batch.to_pylist())
-        ]
+        tasks = []
+        for index, row in enumerate(batch.to_pylist()):
+            source = os.fsdecode(row["source"])
+            name = os.fsdecode(row["name"]) or str(self._orders.plan.name(Path(source)))
+            tasks.append(Task(source, name, row["kinds"].split(), f"{block}/{index}"))
         if self._begin(str(block)) == 0:
             self._run(tasks)
         else:
-            self._run_carefully(tasks)
-        seconds = (time.perf_counter() - begun) / len(tasks)
-        cpu_seconds = (time.process_time() - cpu_begun) / len(tasks)
-        rows = [
-            {
-                "source": os.fsencode(task.source),
-                "outcome": task.outcome,
-                "reason": task.reason,
-                "seconds": seconds,
-                "cpu_seconds": cpu_seconds,
-                "bytes_read": task.bytes_read,
-                "bytes_written": task.bytes_written,
-                "worker": self._name,
-                "block": block,
-            }
-            for task in tasks
-        ]
-        return pa.Table.from_pylist(rows, ROWS)
+            self._run_one_by_one(tasks)
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        return make_rows(tasks, block, seconds, cpu_seconds, self._name)
 
-    def _run(self, tasks: list[_Task]) -> None:
+    def _run(self, tasks: list[Task]) -> None:
         try:
             self._pipeline.run(tasks, self._orders.batch_size, self._orders.cores)
         except Stop as stop:
-            unfinished, why = STOPPED, str(stop)
-        except Exception as error:  # unforeseen: the other images shall go on
-            unfinished, why = FAILED, f"{type(error).__name__}: {reason(error)}"
+            outcome, message = STOPPED, str(stop)
+        except Exception as error:  # a bug: other blocks may still succeed
+            outcome, message = FAILED, f"{type(error).__name__}: {reason(error)}"
         else:
             return
         for task in tasks:
             if task.outcome == STOPPED:
-                task.outcome, task.reason = unfinished, why
+                task.outcome, task.reason = outcome, message
 
-    def _run_carefully(self, tasks: list[_Task]) -> None:
-        """One by one, after a worker has died with this block: whichever image has killed
-        workers is left out."""
+    def _run_one_by_one(self, tasks: list[Task]) -> None:
+        """After a worker has died at this block: images at which workers die are left out."""
         for task in tasks:
             deaths = self._begin(task.key)
             if deaths < _DEATHS_ALLOWED:
                 self._run([task])
             else:
-                why = f"a worker died at it {deaths} times; it may be too large or damaged"
-                self._fail(task, ImageError(why))
+                message = f"a worker died at it {deaths} times; it may be too large or damaged"
+                self._fail(task, ImageError(message))
             ray.get(self._orders.crashes.end.remote(task.key))
 
     def _begin(self, key: str) -> int:
         before: int = ray.get(self._orders.crashes.begin.remote(key))
         return before
 
-    def _pixels(self, task: _Task) -> int:
+    def _pixels(self, task: Task) -> int:
         try:
             task.data = self._orders.source.read(task.source)
         except Exception as error:  # object stores have errors of their own
@@ -186,11 +195,11 @@ class Worker:
         task.bytes_read = len(task.data)
         return count_pixels(io.BytesIO(task.data))
 
-    def _read(self, task: _Task) -> DecodedImage:
+    def _read(self, task: Task) -> DecodedImage:
         data, task.data = task.data, b""
         return decode(data)
 
-    def _write(self, task: _Task, matte: Matte, image: DecodedImage) -> None:
+    def _write(self, task: Task, matte: Matte, image: DecodedImage) -> None:
         orders = self._orders
         metadata = None if orders.results.strip_metadata else image.metadata
         for kind, pixels in orders.results.results(matte, task.kinds, orders.plan.bits):
@@ -202,8 +211,8 @@ class Worker:
                 message = getattr(error, "strerror", None) or reason(error)
                 raise ImageError(f"{orders.output.name(target)}: {message}") from error
             task.bytes_written += len(data)
-        task.outcome, task.reason = DONE, ""
+        task.outcome, task.reason, task.empty = DONE, "", bool(matte.is_empty)
 
-    def _fail(self, task: _Task, error: Exception) -> None:
+    def _fail(self, task: Task, error: Exception) -> None:
         task.outcome = FAILED
         task.reason = failure(self._orders.source.name(task.source), error)

@@ -1,8 +1,9 @@
-"""Each image from reading to writing in one thread, for any source and target of images.
+"""Images from reading to writing in many threads, for any source and target of images.
 
-On a CPU that is all: as many threads as cores, each with one thread of the network, keep every core
-busy with something. A GPU runs images of one working size together: threads hand their images to a
-`_Batches` and wait. What is in flight is bounded by the number of threads and by pixels.
+Each thread reads, runs and writes one image at a time. On a CPU, as many threads as cores, each
+with one thread of the network, keep every core busy. On a GPU, images of one working size go
+through the network together: threads hand their images to `_Batches` and wait. The images in work
+are limited by the number of threads and by the memory of their pixels.
 """
 
 import errno
@@ -27,15 +28,15 @@ from portraitmatting.matte import Matte
 from portraitmatting.predictor import Estimate, Predictor, Prepared
 
 BYTES_PER_PIXEL = 40
-"""What an image takes at its peak, from reading to writing alpha and rgba with "ml"."""
+"""Peak memory of an image, from reading to writing alpha and rgba with "ml"."""
 PIXELS_PER_WORKER = 24_000_000
 
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 class Budget:
-    """Pixels that may be in flight; who asks first is served first. An image that is larger than
-    all of it waits until it is alone."""
+    """Limits the pixels in work, in order of arrival. An image above the limit waits until it is
+    the only one."""
 
     def __init__(self, pixels: int) -> None:
         self._limit = pixels
@@ -68,25 +69,25 @@ class Budget:
 
 
 def pixels_in_flight(workers: int) -> int:
-    """As many as `workers` photos of 24 megapixels have, if half of the free memory holds them."""
+    """The pixels of `workers` photos of 24 megapixels, if half of the free memory holds them."""
     wanted = workers * PIXELS_PER_WORKER
     free = available_memory()
     return wanted if free is None else max(1, min(wanted, free // 2 // BYTES_PER_PIXEL))
 
 
 def available_memory() -> int | None:
-    """Bytes that can be used without swapping, also in a container; None if it is unknown."""
+    """Bytes that are free without swapping, also in a container; None if unknown."""
     limits = []
     if sys.platform == "linux":
         with suppress(OSError, ValueError):
             lines = Path("/proc/meminfo").read_text().splitlines()
-            facts = dict(line.split(":", 1) for line in lines)
-            limits.append(int(facts["MemAvailable"].split()[0]) * 1024)
+            values = dict(line.split(":", 1) for line in lines)
+            limits.append(int(values["MemAvailable"].split()[0]) * 1024)
         with suppress(OSError, ValueError):  # "max" is no number: no limit
             limit = int((_CGROUP / "memory.max").read_text())
             used = int((_CGROUP / "memory.current").read_text())
-            counted = (_CGROUP / "memory.stat").read_text().splitlines()
-            cached = dict(line.split() for line in counted).get("inactive_file", "0")
+            lines = (_CGROUP / "memory.stat").read_text().splitlines()
+            cached = dict(line.split() for line in lines).get("inactive_file", "0")
             limits.append(limit - used + int(cached))
         with suppress(ImportError, OSError, ValueError):
             import resource
@@ -96,7 +97,7 @@ def available_memory() -> int | None:
                 used = int(Path("/proc/self/statm").read_text().split()[0])
                 limits.append(soft - used * os.sysconf("SC_PAGE_SIZE"))
     else:
-        with suppress(ValueError, AttributeError, OSError):  # all there is, of which half is free
+        with suppress(ValueError, AttributeError, OSError):  # half of all memory
             limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
     return max(0, min(limits)) if limits else None
 
@@ -104,33 +105,33 @@ def available_memory() -> int | None:
 Item = TypeVar("Item")
 
 _END = object()
-_NO_POINT_IN_GOING_ON = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_STORAGE_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 class Stop(Exception):
-    """No further image can be written; says why in one line."""
+    """No further image can be written; its text is the reason, in one line."""
 
 
 @dataclass(frozen=True)
 class Pipeline(Generic[Item]):
-    """What is done with every item; all of it is called from several threads at once."""
+    """The steps for every item, which several threads call at once."""
 
     predictor: Predictor
     pixels: Callable[[Item], int]
-    """How many an image has, as far as can be told before it is decoded; 0 if nothing can."""
+    """The image's number of pixels, 0 if that is unknown before it is decoded."""
     read: Callable[[Item], DecodedImage]
     """May raise `PortraitmattingError`."""
     write: Callable[[Item, Matte, DecodedImage], None]
     """Makes and writes the results. May raise `OSError`, `ValueError`, `RuntimeError` or
     `MemoryError`."""
     fail: Callable[[Item, Exception], None]
-    """Called instead if that happened."""
+    """Called if a step raised one of these errors."""
 
     def run(self, items: Iterable[Item], batch_size: int, workers: int) -> None:
-        """Until all is written or failed; raises `Stop` if the storage for results is full.
+        """Run all items; raises `Stop` if the storage for results is full.
 
         `batch_size` images of one working size go through the network together. `workers` threads
-        read and write; while a batch is collected or computed, as many more as it takes.
+        read and write; with batches there are more, since those of a batch wait for it.
         """
         batched = batch_size > 1 or self.predictor.device.type != "cpu"
         threads = workers + 2 * batch_size if batched else workers
@@ -179,14 +180,14 @@ class Pipeline(Generic[Item]):
         # ValueErrors are ours, or pymatting's when the colours of an image defeat its solver.
         except (OSError, ValueError, RuntimeError, MemoryError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
-            if isinstance(cause, OSError) and cause.errno in _NO_POINT_IN_GOING_ON:
+            if isinstance(cause, OSError) and cause.errno in _STORAGE_FULL:
                 raise Stop(reason(error)) from error
             self.fail(item, error)
 
 
 class _Batches:
-    """Images that wait for the network, which runs in one thread, until there are enough of one
-    working size or until every thread waits, so that nobody could bring another."""
+    """Collects images for the network, which runs in one thread, until there are enough of one
+    working size, or until every thread waits, so that no image could be added."""
 
     def __init__(self, predictor: Predictor, batch_size: int, threads: int) -> None:
         self._predictor = predictor
@@ -208,7 +209,7 @@ class _Batches:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """While its thread waits for something else, which another thread has to end."""
+        """Use this while a thread waits for something else that depends on other threads."""
         with self._changed:
             self._busy -= 1
             self._changed.notify_all()
@@ -219,7 +220,7 @@ class _Batches:
                 self._busy += 1
 
     def leave(self) -> None:
-        """A thread has ended; the last one ends `run`."""
+        """Call this as a thread ends; the last one ends `run`."""
         with self._changed:
             self._threads -= 1
             self._busy -= 1
@@ -227,7 +228,7 @@ class _Batches:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Let go of whoever still waits."""
+        """End `run`, and cancel the images that still wait."""
         with self._changed:
             self._closed = True
             for _, future in itertools.chain(*self._groups.values()):
@@ -240,7 +241,7 @@ class _Batches:
             images, futures = zip(*batch, strict=True)
             try:
                 estimates = self._predictor.estimate(images)
-            except Exception as error:  # each thread tells of its own image
+            except Exception as error:  # each thread reports its own image
                 for future in futures:
                     future.set_exception(error)
                 continue
@@ -264,11 +265,11 @@ class _Batches:
 
 
 def count_pixels(file: str | os.PathLike[str] | BinaryIO) -> int:
-    """By the header alone; 0 if it says nothing, as of files that cannot be read."""
+    """An image's number of pixels, by its header; 0 if that cannot be read."""
     try:
         with Image.open(file) as image:
             return image.width * image.height
-    except Exception:  # decoding will tell why
+    except Exception:  # decoding reports it
         return 0
 
 
@@ -282,7 +283,7 @@ def _check_memory(pixels: int) -> None:
 
 
 def reason(error: Exception) -> str:
-    """In one line; the system's own errors without their numbers."""
+    """An error's message in one line; those of the system without their numbers."""
     if isinstance(error, OSError) and error.strerror:
         return one_line(": ".join(filter(None, [error.filename, error.strerror])))
     if not isinstance(error, PortraitmattingError) and is_out_of_memory(error):
@@ -291,6 +292,6 @@ def reason(error: Exception) -> str:
 
 
 def failure(name: str, error: Exception) -> str:
-    """The reason why the image `name` failed, which names it, in one line."""
-    name, why = one_line(name), reason(error)
-    return why if name in why else f"{name}: {why}"
+    """The reason why an image failed, in one line that names the image."""
+    name, message = one_line(name), reason(error)
+    return message if name in message else f"{name}: {message}"

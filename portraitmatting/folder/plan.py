@@ -56,9 +56,8 @@ class Plan:
         text = f"{count} {'image' if count == 1 else 'images'}"
         if len(suffixes) < 2:
             return text
-        return (
-            f"{text} ({', '.join(f'{suffixes[suffix]} {suffix}' for suffix in sorted(suffixes))})"
-        )
+        counts = (f"{suffixes[suffix]} {suffix}" for suffix in sorted(suffixes))
+        return f"{text} ({', '.join(counts)})"
 
     def remarks(self) -> list[str]:
         """Lines for people about results that they may not expect."""
