@@ -17,7 +17,7 @@ from portraitmatting.images.encode import encode_image
 from portraitmatting.images.files import write_image
 from portraitmatting.images.metadata import Metadata
 from portraitmatting.images.pixels import to_dtype
-from portraitmatting.transforms import resize, to_source_size
+from portraitmatting.transforms import shrunk
 
 _PREVIEW_SIDE = 1024
 
@@ -139,10 +139,8 @@ class Matte:
 
     def _repr_png_(self) -> bytes:
         """The cut-out as a notebook shows it, at most 1024 pixels a side."""
-        height, width = self.alpha.shape
-        scale = min(1, _PREVIEW_SIDE / max(height, width))
-        size = max(1, round(height * scale)), max(1, round(width * scale))
         # Shrunk first: colours of a preview take no time, those of 12 megapixels take seconds.
-        image, alpha = resize(self.image, size), to_source_size(self.alpha, size)
+        image = shrunk(self.image, _PREVIEW_SIDE)
+        alpha = shrunk(self.alpha, _PREVIEW_SIDE).clip(0, 1)
         cut_out = rgba(to_dtype(estimate_foreground(image, alpha), np.uint8), alpha)
         return encode_image(cut_out, ".png", self.icc_profile)

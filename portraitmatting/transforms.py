@@ -98,6 +98,13 @@ def resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return cv2.resize(image, (size[1], size[0]), interpolation=how)
 
 
+def shrunk(image: NDArray[Any], longest_side: int) -> NDArray[Any]:
+    """HxW or HxWxC, as for `resize`, with no side longer than `longest_side`."""
+    height, width = image.shape[:2]
+    scale = min(1, longest_side / max(height, width))
+    return resize(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
 def resize_tensor(images: Tensor, size: tuple[int, int]) -> Tensor:
     """`resize` for float tensors BxCxHxW on any device, to [0, 1]."""
     height, width = images.shape[-2:]

@@ -1,6 +1,6 @@
 """A local page for single photos: `portraitmatting web`.
 
-    server -> guard (what may come in) -> page (for people) | api (for programs) -> job (the work)
+    guard (what is let in) -> page (for people) | server's API (for programs) -> job (the work)
 
 Only page.py and server.py know Gradio.
 """

@@ -1,7 +1,7 @@
-"""What may come in: an ASGI layer in front of Gradio, which by itself is more hospitable.
+"""An ASGI layer in front of Gradio that lets in only what the page needs.
 
-Gradio's server fetches the address of an image that a request names instead of sending it, and
-has routes for proxies, recordings and more. Here only what the page needs passes.
+By itself, Gradio's server fetches images from addresses that a request names, and has routes for
+proxies, recordings and more.
 """
 
 import json
@@ -30,11 +30,11 @@ _FILE = _API + "file="
 _UPLOADS = (_API + "upload", "/api/matte")
 _PAGES = ("/", "/api", "/api/openapi.json")
 _WRITE = tuple(_API + name for name in ("call/", "cancel", "queue/join", "reset", "run/"))
-_MESSAGE_BYTES = 1 << 20  # of what is no upload; a call takes about a thousand
+_CALL_BYTES = 1 << 20  # of a request without an image; the page's have about a thousand
 _PIECE_BYTES = 1 << 20
 _FORM_BYTES = 1 << 16  # what a form adds to the file in it
 
-# For the browser as well: nothing of the page may come from, or go, elsewhere.
+# For the browser: the page may load nothing from, and send nothing to, other servers.
 _POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
     "frame-ancestors 'none'; form-action 'self'; base-uri 'self'"
@@ -42,7 +42,7 @@ _POLICY = (
 
 
 class Refused(Exception):
-    """A request that stops here: an HTTP status and a line of text."""
+    """A request that is not let in: the HTTP status and the line of text to answer with."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -50,14 +50,14 @@ class Refused(Exception):
 
 
 class Guard:
-    """`app` behind the rules.
+    """`app`, reached only by requests that keep the rules.
 
     Args:
-        app: what requests go on to.
-        folder: files are given out, and named in calls, below it only.
-        max_bytes: of an upload; two, where a background may come along.
-        hosts: the names that may be asked for, so that no other site can reach the page through a
-            name of its own (DNS rebinding); None for any.
+        app: what answers the requests that are let in.
+        folder: only files below it are given out, or accepted when a call names them.
+        max_bytes: of an image that is uploaded.
+        hosts: host names to answer to, so that no other site can reach the page through a name of
+            its own (DNS rebinding); None for any.
     """
 
     def __init__(
@@ -82,10 +82,10 @@ class Guard:
             if scope["method"] != "POST":
                 await self.app(scope, receive, _with_policy(send))
             elif scope["path"] not in _UPLOADS:
-                message = await self._message(receive)
-                await self.app(scope, _again(message, receive), _with_policy(send))
+                call = await self._call(receive)
+                await self.app(scope, _again(call, receive), _with_policy(send))
             else:
-                # An upload goes on once it is whole: what breaks off leaves nothing behind.
+                # An upload is passed on once it is whole: if it breaks off, nothing is left.
                 with tempfile.TemporaryFile(dir=self.folder) as body:
                     await _collect(receive, body)
                     await self.app(scope, _pieces(body, receive), _with_policy(send))
@@ -111,8 +111,8 @@ class Guard:
         elif path not in _PAGES and not path.startswith(_WRITE if method == "POST" else _READ):
             raise Refused(404, "there is no such thing here")
 
-    async def _message(self, receive: Receive) -> bytes:
-        """The body of a call, if it names no file but ours."""
+    async def _call(self, receive: Receive) -> bytes:
+        """The body of a call, if it names no other files than ours."""
         body, more = b"", True
         while more:
             event = await receive()
@@ -120,7 +120,7 @@ class Guard:
                 raise Refused(400, "the call broke off")
             body += event.get("body", b"")
             more = event.get("more_body", False)
-            if len(body) > _MESSAGE_BYTES:
+            if len(body) > _CALL_BYTES:
                 raise Refused(413, "the call is too long: upload images first")
         try:
             # The hook sees every pair of every object, those of repeated keys too.
@@ -191,8 +191,8 @@ def _with_policy(send: Send) -> Send:
 
 
 async def _drain(receive: Receive, most: int) -> None:
-    """Take what is still to come, up to `most` bytes: to a connection that is closed while a
-    browser sends, the answer never gets through."""
+    """Receive the rest of a request, up to `most` bytes: browsers read no answer if the connection
+    is closed while they still send."""
     more = True
     while more and most > 0:
         event = await receive()

@@ -1,4 +1,4 @@
-"""From one uploaded photo to the files that the page offers."""
+"""From one uploaded photo to the files that the page offers for download."""
 
 import re
 import threading
@@ -8,7 +8,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
-import cv2
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -18,15 +17,16 @@ from portraitmatting.images.decode import DecodedImage, decode
 from portraitmatting.images.files import write_image
 from portraitmatting.images.metadata import Metadata
 from portraitmatting.predictor import Predictor
+from portraitmatting.transforms import shrunk
 
 CHOICES = {
     "background": ("colour", "blur", "checkerboard", "image"),
     "preset": tuple(PRESETS),
     "foreground": ("ml", "fast", "cf", "none"),
 }
-"""What may be chosen by name."""
+"""Choice to its possible values."""
 KINDS = ("alpha", "rgba", "composite")
-"""The results, as their files' names end."""
+"""The results; files are named after them."""
 
 _CLOSED_FORM_MEGAPIXELS = 2  # "cf" takes half a GB for each: more would end the server
 _CROP_MARGIN = 0.05
@@ -38,19 +38,21 @@ _Progress = Callable[[float, str], Any]
 
 @dataclass(frozen=True)
 class Upload:
+    """A file as it was sent."""
+
     data: bytes
     name: str
-    """What its sender calls it; not to be trusted."""
+    """As its sender calls it; not to be trusted."""
 
     @property
     def stem(self) -> str:
-        """The name without folders and suffix, safe as part of a file's name anywhere."""
+        """The name without folders and suffix, safe in a file's name on every system."""
         stem = re.split(r"[/\\]", self.name)[-1].rpartition(".")[0] or self.name
         # 60 letters of any script are less than the 255 bytes that file systems allow.
         return re.sub(r"[^\w-]+", "-", stem).strip("-_")[:60] or "photo"
 
     def read(self, megapixels: float) -> DecodedImage:
-        """The image in it; `PortraitmattingError` that calls it by `name`."""
+        """Its image. Raises `PortraitmattingError`, which begins with the name."""
         name = self.stem + re.sub(r"[^\w.]", "", Path(self.name).suffix)[:8]
         if (size := _megapixels(self.data)) > megapixels:
             raise PortraitmattingError(
@@ -65,7 +67,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Choices:
-    """What the user wants. Raises `PortraitmattingError` for what cannot be."""
+    """What the user chose. Raises `PortraitmattingError` for unknown or missing values."""
 
     background: str = "colour"
     colour: str = "#ffffff"
@@ -89,9 +91,9 @@ class Choices:
 
     @property
     def hex_colour(self) -> str:
-        """#rrggbb. Nothing else goes on to the library, which would take a path, too."""
+        """#rrggbb. Nothing else is passed on as a background, which could also be a path."""
         text = str(self.colour)[:60]
-        # Gradio's picker says rgba(12.3, 45, 67, 1).
+        # Gradio's picker gives rgba(12.3, 45, 67, 1).
         if match := re.fullmatch(r"rgba?\(([\d., ]{5,60})\)", text):
             try:
                 text = "rgb({},{},{})".format(
@@ -107,17 +109,20 @@ class Choices:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """All of one size, in the photo's depth (uint8 | uint16): RGB, HxW, RGBA, RGB; None for what
-    was not asked for."""
+    """Images of one size and the photo's dtype, uint8 | uint16; None for what was not asked for."""
 
     image: NDArray[Any]
+    """HxWx3 RGB."""
     icc_profile: bytes | None
     metadata: Metadata | None
     is_empty: bool
     """Whether nobody is in the photo."""
     alpha: NDArray[Any] | None = None
+    """HxW."""
     rgba: NDArray[Any] | None = None
+    """HxWx4."""
     composite: NDArray[Any] | None = None
+    """HxWx3 RGB."""
 
     def write(self, folder: Path, stem: str) -> list[Path]:
         """A PNG file for each of `KINDS`."""
@@ -127,13 +132,13 @@ class Result:
         return paths
 
     def write_previews(self, folder: Path) -> list[Path]:
-        """Small enough for a page, and in kinds of files that every browser shows: the image, the
-        composite, the alpha and the cut-out."""
+        """Small files of formats that every browser shows: the image, the composite, the alpha and
+        the cut-out."""
         suffixes = {"image": ".jpg", "composite": ".jpg", "alpha": ".png", "rgba": ".webp"}
         paths = []
         for kind, suffix in suffixes.items():
             paths.append(folder / f"preview-{kind}{suffix}")
-            write_image(paths[-1], _shrunk(getattr(self, kind)), self.icc_profile)
+            write_image(paths[-1], shrunk(getattr(self, kind), _PREVIEW_SIDE), self.icc_profile)
         return paths
 
 
@@ -152,10 +157,10 @@ def matte_photo(
         photo: what was uploaded.
         choices: what the user wants.
         megapixels: how large images may be.
-        progress: gets the part that is done, 0..1, and what comes next.
+        progress: called with the part that is done, 0..1, and the next step.
         kinds: the results to make; the others are None.
 
-    Raises `PortraitmattingError`, one line, for whatever its user can mend.
+    Raises `PortraitmattingError`, one line, for whatever the user can correct.
     """
     with _network:
         progress(0, "Reading")
@@ -185,19 +190,10 @@ def matte_photo(
 
 
 def _megapixels(data: bytes) -> float:
-    """By the file's header, before memory is taken for its pixels; 0 where `decode` will say what
-    is wrong."""
+    """By the file's header, before memory is needed for its pixels; 0 for files that `decode` will
+    refuse."""
     try:
         with Image.open(BytesIO(data)) as image:
             return image.width * image.height / 1e6
     except Exception:  # damaged files make decoders raise nearly anything
         return 0
-
-
-def _shrunk(pixels: NDArray[Any]) -> NDArray[Any]:
-    height, width = pixels.shape[:2]
-    scale = _PREVIEW_SIDE / max(height, width)
-    if scale >= 1:
-        return pixels
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)

@@ -1,4 +1,4 @@
-"""The page: what stands where, and what happens when."""
+"""The page: its layout, and what its buttons do."""
 
 import secrets
 import shutil
@@ -18,10 +18,10 @@ _LABELS = {
 }
 _EXAMPLE_SUFFIXES = (".jpg", ".png")
 _WAITING = 32
-"""Photos that may wait in the queue; further ones are asked to come again."""
+"""Photos that may wait in the queue; further ones are refused."""
 THEME = gr.themes.Default(
     primary_hue="teal",
-    font=["system-ui", "sans-serif"],  # those of Gradio's own come from elsewhere
+    font=["system-ui", "sans-serif"],  # Gradio's own would be fetched from the internet
     font_mono=["ui-monospace", "monospace"],
 )
 CSS = """
@@ -49,7 +49,7 @@ def build_page(
         predictor: makes the mattes.
         megapixels: the largest photo.
         folder: results are written below it; it must be Gradio's own.
-        examples: a folder of images to offer, if it is there.
+        examples: a folder of images to offer, if it exists.
         keep_seconds: results and uploads that are older are deleted.
     """
 
@@ -58,7 +58,7 @@ def build_page(
     ) -> tuple[list[Path], bool]:
         """The paths of the previews, if asked for, and of the results; whether nobody is there."""
         background, colour, image, preset, foreground, crop = chosen
-        # Whoever knows a file's address may fetch it: nobody should guess one.
+        # Whoever knows a file's address may fetch it, so that addresses must not be guessable.
         own = folder / secrets.token_hex(16)
         try:
             if photo is None:
@@ -101,7 +101,7 @@ def build_page(
         if photo is None:
             return nothing
         if chosen[0] == "image" and chosen[2] is None:
-            return (gr.skip(),) * 6  # it will be given next
+            return (gr.skip(),) * 6  # the user gives it next
         try:
             paths, is_empty = make(photo, tuple(chosen), progress, previews=True)
         except PortraitmattingError as error:
@@ -183,7 +183,7 @@ def build_page(
 
 
 def _image_box(label: str, height: int, visible: bool = True) -> gr.Image:
-    # Nothing is to touch what was sent: no mode to convert to, and snapshots without loss.
+    # Gradio must not change what was sent: no mode to convert to, and snapshots without loss.
     return gr.Image(
         label=label,
         type="filepath",

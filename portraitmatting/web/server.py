@@ -1,17 +1,26 @@
-"""The page's server: Gradio's page and the address for programs behind one guard."""
+"""The server: Gradio's page for people and one address for programs, behind one guard."""
 
+import inspect
 import os
 import socket
 import sys
 import tempfile
 import webbrowser
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from fastapi import FastAPI, File, Form, HTTPException, UploadFile
+from fastapi.responses import HTMLResponse, Response
 
 from portraitmatting.checkpoint.load import load_model
 from portraitmatting.errors import PortraitmattingError
+from portraitmatting.images.encode import encode_image
 from portraitmatting.predictor import Predictor
 from portraitmatting.web.guard import LOCAL_HOSTS, Guard
+from portraitmatting.web.job import CHOICES, Choices, Upload, matte_photo
 
 _PORTS = range(7860, 7960)
 _EXAMPLES = Path(__file__).parents[2] / "examples"  # in a clone of the repository
@@ -36,14 +45,16 @@ def serve(
     Args:
         host: the address to listen at.
         port: without one, the first free one from 7860 on.
-        checkpoint, device, precision, short_side: as for `load_model` and `Predictor`.
+        checkpoint: as for `load_model`.
+        device: likewise.
+        precision: as for `Predictor`.
+        short_side: likewise.
         max_megabytes: largest upload.
         max_megapixels: largest image.
         keep_minutes: how long uploads and results are kept.
         browser: whether to open the page.
         root_path: the path below which a reverse proxy offers the page, as "/matte".
-        allowed_host: further names under which the page may be asked for, as a reverse proxy passes
-            them on.
+        allowed_host: further host names to answer to, as a reverse proxy passes them on.
 
     Raises PortraitmattingError if it cannot begin.
     """
@@ -52,7 +63,7 @@ def serve(
         if not 0 < value < 1e6:
             raise PortraitmattingError(f"{value:g} {unit}: use more than 0")
     if root_path and "://" not in root_path:
-        root_path = "/" + root_path.strip("/")  # however it is written
+        root_path = "/" + root_path.strip("/")
     name = f"[{host}]" if ":" in host else host
     is_local = name in LOCAL_HOSTS
     if not is_local:
@@ -62,19 +73,17 @@ def serve(
             file=sys.stderr,
         )
     listener = _listen(host, port)
-    # The page asks nothing of the internet; a proxy in the environment would only keep Gradio's
-    # libraries from starting.
+    # The page needs no internet, and with a proxy in the environment Gradio would not start.
     for variable in [key for key in os.environ if key.lower().endswith("_proxy")]:
         del os.environ[variable]
     predictor = Predictor(load_model(checkpoint, device), short_side, precision)
     with listener, tempfile.TemporaryDirectory(prefix="portraitmatting-") as temporary:
         folder = Path(temporary).resolve()
-        # Only the environment says where Gradio keeps files.
+        # Gradio takes these from the environment only.
         os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
         import gradio
         import uvicorn
 
-        from portraitmatting.web.api import build_api
         from portraitmatting.web.page import CSS, THEME, build_page
 
         max_bytes = round(max_megabytes * 1e6)
@@ -107,7 +116,7 @@ def serve(
 
 
 def _listen(host: str, port: int | None) -> socket.socket:
-    """A socket that takes connections, which wait until the page is there."""
+    """A listening socket: connections wait until the page is served."""
     reason: OSError | None = None
     for number in _PORTS if port is None else [port]:
         try:
@@ -119,3 +128,85 @@ def _listen(host: str, port: int | None) -> socket.socket:
     raise PortraitmattingError(
         f"cannot listen at {host}, port {port or 'from 7860 on'} ({reason}): use another one"
     )
+
+
+def build_api(predictor: Predictor, megapixels: float) -> FastAPI:
+    """`POST /api/matte`, its OpenAPI description at /api/openapi.json, and a page about it at
+    /api. Images may have up to `megapixels`."""
+    # FastAPI's own pages would load programs from other servers.
+    api = FastAPI(title="Portraitmatting", openapi_url="/api/openapi.json", docs_url=None)
+    api.redoc_url = None
+
+    @api.post(
+        "/api/matte", response_class=Response, responses={200: {"content": {"image/png": {}}}}
+    )
+    def matte(
+        image: Annotated[UploadFile, File(description="The photo.")],
+        output: Annotated[
+            Literal["alpha", "rgba", "composite"],
+            Form(description="The matte, the cut-out, or the person on the background."),
+        ] = "rgba",
+        background: Annotated[
+            Literal["colour", "blur", "checkerboard", "image"],
+            Form(description="Of a composite."),
+        ] = "colour",
+        colour: Annotated[
+            str, Form(description="Of the background colour: #rrggbb or a name.")
+        ] = "white",
+        background_image: Annotated[
+            UploadFile | None, File(description="The background, if it is an image.")
+        ] = None,
+        preset: Annotated[
+            str, Form(description=f"Time against quality: {', '.join(CHOICES['preset'])}.")
+        ] = "quality",
+        foreground: Annotated[
+            Literal["ml", "fast", "cf", "none"],
+            Form(description="How the person's colours are estimated."),
+        ] = "ml",
+        crop: Annotated[bool, Form(description="Cut to the person and a margin.")] = False,
+    ) -> Response:
+        """An image to its matte, cut-out or composite: a PNG of the image's size and depth."""
+        try:
+            photo = _upload(image)
+            backdrop = _upload(background_image) if background_image else None
+            choices = Choices(background, colour, backdrop, preset, foreground, crop)
+            result = matte_photo(
+                predictor, photo, choices, megapixels, lambda part, step: None, [output]
+            )
+            pixels = getattr(result, output)
+            data = encode_image(pixels, ".png", result.icc_profile, result.metadata)
+        except PortraitmattingError as error:
+            raise HTTPException(422, str(error)) from error
+        except MemoryError as error:
+            raise HTTPException(413, "not enough memory for this photo: scale it down") from error
+        name = f"{photo.stem}-{output}.png"
+        headers = {"X-Nobody-There": str(result.is_empty).lower()}
+        headers["Content-Disposition"] = "inline; filename*=UTF-8''" + quote(name)
+        return Response(data, media_type="image/png", headers=headers)
+
+    @api.get("/api", response_class=HTMLResponse, include_in_schema=False)
+    def page() -> str:
+        schema = api.openapi()["components"]["schemas"]["Body_matte_api_matte_post"]
+        rows = "".join(
+            f"<tr><td>{escape(name)}<td>{escape(_values(about))}"
+            f"<td>{escape(str(about.get('default', '')))}<td>{escape(about['description'])}"
+            for name, about in schema["properties"].items()
+        )
+        return (
+            "<!doctype html><title>Portraitmatting: API</title><h1>POST /api/matte</h1>"
+            f"<p>{escape(inspect.getdoc(matte) or '')} Errors are JSON with a line in "
+            "<code>detail</code>. The description for programs: "
+            "<a href='api/openapi.json'>api/openapi.json</a>.<pre>"
+            "curl -F image=@photo.jpg -F output=rgba -o cut-out.png ADDRESS/api/matte</pre>"
+            "<table cellpadding=6><tr><th>field<th>values<th>default<th>meaning" + rows + "</table>"
+        )
+
+    return api
+
+
+def _upload(file: UploadFile) -> Upload:
+    return Upload(file.file.read(), file.filename or "photo")
+
+
+def _values(about: dict[str, Any]) -> str:
+    return ", ".join(map(str, about["enum"])) if "enum" in about else about.get("type", "file")
