@@ -236,6 +236,19 @@ def test_a_recording_that_fails_ends_in_an_exit_code_but_not_the_show(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_command_names_the_working_size_of_the_preset(
+    tmp_path, fake_camera, monkeypatch, capsys
+):
+    pytest.importorskip("av")
+    fake_camera(2)
+    monkeypatch.setattr(command_line, "load_predictor", lambda *_: tiny_predictor())
+    live, video = tmp_path / "live.mp4", tmp_path / "video.mp4"
+    command_line.main(["0", "-o", str(live), "--no-window", "--preset", "fast"])
+    assert f"short side {tiny_predictor().at_preset('fast').short_side}" in capsys.readouterr().err
+    command_line.main([str(live), "-o", str(video), "--preset", "fast"])
+    assert f"short side {tiny_predictor().at_preset('fast').short_side}" in capsys.readouterr().err
+
+
 def test_an_unknown_preset_is_answered_with_the_known_ones(fake_camera):
     fake_camera(1)
     with (

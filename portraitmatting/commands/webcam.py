@@ -62,7 +62,7 @@ def convert(options: argparse.Namespace) -> int:
     from portraitmatting.video.stream import matte_video
 
     predictor = load_predictor(options, "short_side", "precision")
-    print(predictor, file=sys.stderr)
+    print(predictor.at_preset(options.preset or "quality"), file=sys.stderr)
     chosen = given(options, "foreground", "smooth", "preset", "batch_size", "kind", "frame_rate")
     failed = False
     for source, target in videos:
@@ -114,7 +114,8 @@ def show(options: argparse.Namespace) -> int:
         from portraitmatting.video.live import run_live
 
         predictor = load_predictor(options, "short_side", "precision")
-        print(predictor, file=sys.stderr)
+        at_largest = "quality" if options.preset in (None, "auto") else options.preset
+        print(predictor.at_preset(at_largest), file=sys.stderr)
         names = ("foreground", "smooth", "preset", "target_rate", "overlay", "window")
         chosen = given(options, *names, "virtual_camera", "folder")
         timing = run_live(camera, predictor, backgrounds, record_to=options.output, **chosen)
