@@ -61,24 +61,35 @@ def composite(
     weight = check_alpha(foreground, alpha)[..., None]
     check_range(foreground, "foreground")
     scene = foreground if image is None else image
-    if isinstance(background, np.ndarray) and background.shape == foreground.shape:
-        back = background if icc_profile is None else convert_rgb(background, None, icc_profile)
-    elif isinstance(painter := as_background(background), SrgbBackground):
-        back = painter.paint(scene, icc_profile)
-    else:
-        back = painter(scene, alpha)
-    check_range(back, "background")
-    if back.shape != foreground.shape:
-        raise PortraitmattingError(
-            f"background {back.shape} does not fit foreground {foreground.shape}: give both one "
-            "size"
-        )
+    back = paint(background, scene, alpha, icc_profile)
     result = np.empty_like(foreground)
     for rows in _strips(foreground):
         below = to_unit(back[rows])
         mixed = below + weight[rows] * (to_unit(foreground[rows]) - below)
         result[rows] = to_dtype(mixed, foreground.dtype)
     return result
+
+
+def paint(
+    background: Background | NDArray[Any] | str,
+    image: NDArray[Any],
+    alpha: NDArray[Any],
+    icc_profile: bytes | None = None,
+) -> NDArray[Any]:
+    """The background's pixels, HxWx3, for an image HxWx3, its alpha HxW and its profile. Raises
+    PortraitmattingError where that is no image of this size."""
+    if isinstance(background, np.ndarray) and background.shape == image.shape:
+        back = background if icc_profile is None else convert_rgb(background, None, icc_profile)
+    elif isinstance(painter := as_background(background), SrgbBackground):
+        back = painter.paint(image, icc_profile)
+    else:
+        back = painter(image, alpha)
+    check_range(back, "background")
+    if back.shape != image.shape:
+        raise PortraitmattingError(
+            f"background {back.shape} does not fit foreground {image.shape}: give both one size"
+        )
+    return back
 
 
 def rgba(foreground: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
@@ -162,31 +173,46 @@ def _cover(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     return np.clip(cv2.resize(part, (width, height), interpolation=interpolation), 0, 1)
 
 
-def blur(strength: float = 0.03) -> Background:
-    """The scene itself out of focus; `strength` is the blur's standard deviation as a part of the
-    image's short side, above 0 up to 0.5.
+@dataclass(frozen=True, eq=False)
+class Blur:
+    """A `Background`: the scene itself out of focus; `strength` is the blur's standard deviation as
+    a part of the image's short side, above 0 up to 0.5, else PortraitmattingError.
 
     The person is first painted over with what surrounds her, so that her colours do not glow
     around her.
     """
-    if not 0 < strength <= 0.5:
-        raise PortraitmattingError(f"blur strength must be above 0 up to 0.5, got {strength}")
 
-    def background(image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+    strength: float = 0.03
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength <= 0.5:
+            raise PortraitmattingError(
+                f"blur strength must be above 0 up to 0.5, got {self.strength}"
+            )
+
+    def __call__(self, image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
         height, width = image.shape[:2]
-        sigma = strength * min(height, width)
-        # A wide blur leaves nothing that a smaller image could not hold, and there it is cheap.
-        shrink = max(1.0, sigma / 4)
-        small = max(1, round(width / shrink)), max(1, round(height / shrink))
+        size, sigma = self.small(height, width)
         # To a high power, since even a pixel that is one tenth hers is tinted by her.
         absent = (1 - check_alpha(image, alpha)[..., None]) ** 8
         layers = np.dstack([to_unit(image, "image") * absent, absent])
-        scene = _filled(cv2.resize(layers, small, interpolation=cv2.INTER_AREA))
-        scene = cv2.GaussianBlur(scene, (0, 0), sigma / shrink, borderType=cv2.BORDER_REPLICATE)
+        small = cv2.resize(layers, size[::-1], interpolation=cv2.INTER_AREA)
+        scene = self.unfocus(small, sigma)
         scene = cv2.resize(scene, (width, height), interpolation=cv2.INTER_CUBIC)
         return to_dtype(np.clip(scene, 0, 1), image.dtype)
 
-    return background
+    def small(self, height: int, width: int) -> tuple[tuple[int, int], float]:
+        """At which size (h, w) an image is blurred, and the standard deviation in pixels there: a
+        wide blur leaves nothing that a smaller image could not hold, and there it is cheap."""
+        sigma = self.strength * min(height, width)
+        shrink = max(1.0, sigma / 4)
+        size = max(1, round(height / shrink)), max(1, round(width / shrink))
+        return size, sigma / shrink
+
+    @staticmethod
+    def unfocus(layers: NDArray[Any], sigma: float) -> NDArray[Any]:
+        """hxwx4 float32: colours times weight, and weight in 0..1 -> colours hxwx3, blurred."""
+        return cv2.GaussianBlur(_filled(layers), (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
 
 
 def _filled(layers: NDArray[Any]) -> NDArray[Any]:
@@ -235,9 +261,9 @@ def parse_background(text: str) -> Background:
     if parsed == "checkerboard":
         return checkerboard()
     if parsed == "blur":
-        return blur()
+        return Blur()
     if isinstance(parsed, float):
-        return blur(parsed)
+        return Blur(parsed)
     if isinstance(parsed, tuple):
         return color(text)
     try:

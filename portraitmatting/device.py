@@ -6,15 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from portraitmatting import choices
 from portraitmatting.errors import PortraitmattingError
+
+Result = TypeVar("Result")
 
 _log = logging.getLogger("portraitmatting")
 PRECISIONS = {name: getattr(torch, dtype) for name, dtype in choices.PRECISIONS.items()}
@@ -163,6 +165,19 @@ def explain_memory(message: str) -> Iterator[None]:
         if isinstance(error, PortraitmattingError) or not is_out_of_memory(error):
             raise
         raise PortraitmattingError(message) from error
+
+
+def attempt(function: Callable[..., Result], *args: Any) -> Result | None:
+    """What the function returns, or None where it runs out of memory.
+
+    The error does not leave this function: it would keep alive what filled the memory.
+    """
+    try:
+        return function(*args)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    return None
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -6,17 +6,20 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
-from portraitmatting.choices import KINDS
-from portraitmatting.compositing import Background, composite, rgba
+from portraitmatting.choices import KINDS, METHODS, check_word
+from portraitmatting.compositing import Background, Blur, as_background, composite, paint, rgba
+from portraitmatting.device import attempt
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.foreground import Method, estimate_foreground
+from portraitmatting.foreground import Method, estimate_foreground, foreground_pixels
 from portraitmatting.images.encode import encode_image
 from portraitmatting.images.files import write_image
 from portraitmatting.images.metadata import Metadata
 from portraitmatting.images.pixels import to_dtype
+from portraitmatting.on_gpu import blend, blurred, cut_out, download, upload
 from portraitmatting.transforms import shrunk
 
 _PREVIEW_SIDE = 1024
@@ -34,7 +37,7 @@ class Matte:
     trimap: NDArray[np.uint8]
     """HxW uint8: 0 background, 128 unknown, 255 foreground."""
     device: str = "cpu"
-    """Where foreground colours are estimated."""
+    """Where results are made."""
     icc_profile: bytes | None = None
     """What the image's colours mean, and those of its results; None stands for sRGB."""
     metadata: Metadata | None = None
@@ -65,12 +68,17 @@ class Matte:
         """
         if kind not in KINDS:
             raise PortraitmattingError(f"unknown kind of result {kind!r}: use {', '.join(KINDS)}")
+        check_word("foreground method", method, METHODS)
         kept = np.dtype(self.image.dtype if dtype is None else dtype)
         if kind == "alpha":
             return to_dtype(self.alpha, kept)
         image = to_dtype(self.image, kept)
+        if torch.device(self.device).type == "cuda" and method != "cf":
+            result = attempt(self._on_gpu, kind, image, background, method)
+            if result is not None:  # else there is no memory for it there
+                return result
         if (method, kept.str) not in self._foregrounds:
-            colors = estimate_foreground(image, self.alpha, method, self.device)
+            colors = estimate_foreground(image, self.alpha, method)
             self._foregrounds[method, kept.str] = colors
         foreground = self._foregrounds[method, kept.str]
         if kind == "foreground":
@@ -78,6 +86,32 @@ class Matte:
         if kind == "rgba":
             return rgba(foreground, self.alpha)
         return composite(foreground, self.alpha, background, image, self.icc_profile)
+
+    def _on_gpu(
+        self,
+        kind: str,
+        image: NDArray[Any],
+        background: Background | NDArray[Any] | str,
+        method: Method,
+    ) -> NDArray[Any]:
+        """`result` on CUDA: image and alpha go there, and nothing but the result comes back.
+
+        They are not kept there in between, or else a list of mattes would fill the GPU.
+        """
+        pixels, level = upload(image, self.device), upload(self.alpha, self.device)
+        foreground = pixels
+        if method != "none" and level.numel() > 1:
+            foreground = foreground_pixels(pixels, level, self.alpha, method)
+        if kind == "foreground":
+            return download(foreground)
+        if kind == "rgba":
+            return download(cut_out(foreground, level))
+        behind = background if isinstance(background, np.ndarray) else as_background(background)
+        if isinstance(behind, Blur):
+            back = blurred(pixels, level, behind)
+        else:
+            back = upload(paint(behind, image, self.alpha, self.icc_profile), self.device)
+        return download(blend(foreground, level, back))
 
     def save(
         self,

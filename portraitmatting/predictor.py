@@ -19,6 +19,7 @@ from torch import Tensor
 from portraitmatting.checkpoint.load import load_model
 from portraitmatting.choices import preset_short_side
 from portraitmatting.device import (
+    attempt,
     check_compiler,
     check_process,
     choose_device,
@@ -26,7 +27,6 @@ from portraitmatting.device import (
     describe_device,
     describe_precision,
     explain_memory,
-    is_out_of_memory,
     one_thread,
 )
 from portraitmatting.errors import ImageError, PortraitmattingError, one_line
@@ -37,7 +37,7 @@ from portraitmatting.images.pixels import FLOAT_SLACK, to_unit
 from portraitmatting.matte import Matte
 from portraitmatting.modeling.heads import fuse
 from portraitmatting.modeling.model import PortraitMatting, Prediction
-from portraitmatting.on_gpu import guided_matte, shrink_pixels
+from portraitmatting.on_gpu import download, guided_matte, shrink_pixels
 from portraitmatting.onnx_model import OnnxModel
 from portraitmatting.transforms import (
     MULTIPLE,
@@ -73,9 +73,9 @@ class Estimate(NamedTuple):
     """hxw uint8 classes, alike."""
     arrived: torch.cuda.Event | None
     """When both are copied from a CUDA device; None elsewhere, where copies wait."""
-    there: tuple[Tensor, Tensor, Tensor] | None = None
-    """On CUDA, what is there of the image: its pixels HxWx3, the same at working size, its matte
-    at working size."""
+    on_gpu: tuple[Tensor, Tensor, Tensor] | None = None
+    """What a CUDA device holds of the image: its pixels HxWx3; the same and the matte at working
+    size."""
 
 
 Source: TypeAlias = (
@@ -285,45 +285,43 @@ class Predictor:
         pixels, images = zip(*map(self._upload, batch), strict=True)
         outputs = self._in_parts(images, self._network)
         alphas, trimaps = (output.to("cpu", non_blocking=is_cuda) for output in outputs)
-        if not is_cuda:
-            items = zip(batch, alphas, trimaps, strict=True)
-            return [Estimate(item.image, alpha, trimap, None) for item, alpha, trimap in items]
-        arrived = torch.cuda.current_stream(self.device).record_event()
-        there = zip(pixels, images, outputs[0], strict=True)
+        arrived = torch.cuda.current_stream(self.device).record_event() if is_cuda else None
+        kept = zip(pixels, images, outputs[0], strict=True)
         return [
-            Estimate(item.image, alpha, trimap, arrived, tensors)
-            for item, alpha, trimap, tensors in zip(batch, alphas, trimaps, there, strict=True)
+            Estimate(item.image, alpha, trimap, arrived, None if tensors[0] is None else tensors)
+            for item, alpha, trimap, tensors in zip(batch, alphas, trimaps, kept, strict=True)
         ]
 
-    def _upload(self, item: Prepared) -> tuple[Tensor, Tensor]:
-        """What was prepared, and the image 3xhxw at working size, both on the device."""
-        is_cuda = self.device.type == "cuda"
-        with _explain_size(item.image):
-            # From pinned memory each comes without this thread's help.
-            there = item.tensor.to(self.device, non_blocking=is_cuda)
-            return there, shrink_pixels(there, item.size) if is_cuda else there
+    def _upload(self, item: Prepared) -> tuple[Tensor | None, Tensor]:
+        """On CUDA the image's pixels there, unless they are too many for its memory; and on any
+        device the image 3xhxw at working size."""
+        if self.device.type != "cuda":
+            return None, item.tensor.to(self.device)
+        if both := attempt(self._upload_pixels, item):
+            return both
+        return None, to_tensor(item.image.pixels, item.size).to(self.device)
+
+    def _upload_pixels(self, item: Prepared) -> tuple[Tensor, Tensor]:
+        # From pinned memory they come without this thread's help.
+        pixels = item.tensor.to(self.device, non_blocking=True)
+        return pixels, shrink_pixels(pixels, item.size)
 
     def finish(self, estimate: Estimate) -> Matte:
         """The matte at the image's own size."""
-        image, alpha, classes, arrived, there = estimate
-        full = None
-        with _explain_size(image):
-            if there is not None:
-                full = guided_matte(*there).to("cpu", non_blocking=True)
-                arrived = torch.cuda.current_stream(self.device).record_event()
+        image, alpha, classes, arrived, on_gpu = estimate
         if arrived is not None:
             arrived.synchronize()
         if alpha.isnan().any():
             pixels, small = self._upload(self.prepare(image))
             (alpha,), (classes,) = self._in_fp32([small])
-            if there is not None:
-                full = guided_matte(pixels, small, alpha).to("cpu", non_blocking=False)
+            on_gpu = None if pixels is None else (pixels, small, alpha)
         height, width = image.pixels.shape[:2]
         with _explain_size(image):
+            full = None if on_gpu is None else attempt(lambda: download(guided_matte(*on_gpu)))
             if full is None:
                 matte = guided_upsample(image.pixels, alpha[0].cpu().numpy())
             else:
-                matte = to_unit(full.numpy())
+                matte = to_unit(full)
             values, size = VALUES[classes.cpu().numpy()], (width, height)
             trimap = cv2.resize(values, size, interpolation=cv2.INTER_NEAREST_EXACT)
             if image.alpha is not None:
@@ -379,7 +377,7 @@ class Predictor:
         trimaps: list[Tensor] = []
         while len(images):
             count = min(len(images), self._largest_batch.get(size, len(images)))
-            outputs = self._forward(images[:count], network)
+            outputs = attempt(self._forward, images[:count], network)
             if outputs is not None:
                 mattes.append(outputs[0])
                 trimaps.append(outputs[1])
@@ -399,20 +397,12 @@ class Predictor:
     @torch.inference_mode()
     def _forward(
         self, images: Sequence[Tensor] | Tensor, network: _Network
-    ) -> tuple[Tensor, Tensor] | None:
-        """One pass of the network; None if there is no memory for it.
-
-        The error does not leave this function: it would keep alive what filled the memory.
-        """
+    ) -> tuple[Tensor, Tensor]:
+        """One pass of the network."""
         check_process()
-        try:
-            batch = torch.stack(list(images)).contiguous(memory_format=torch.channels_last)
-            alpha, trimap_logits = network(batch)
-            return fuse(alpha, trimap_logits), trimap_logits.argmax(dim=1).to(torch.uint8)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            return None
+        batch = torch.stack(list(images)).contiguous(memory_format=torch.channels_last)
+        alpha, trimap_logits = network(batch)
+        return fuse(alpha, trimap_logits), trimap_logits.argmax(dim=1).to(torch.uint8)
 
 
 def _explain_size(image: DecodedImage) -> AbstractContextManager[None]:

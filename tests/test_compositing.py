@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portraitmatting.compositing import (
-    blur,
+    Blur,
     checkerboard,
     color,
     composite,
@@ -26,7 +26,7 @@ BACKGROUNDS = {
     "image": image_background(
         np.random.default_rng(1).integers(0, 256, (30, 90, 3)).astype(np.uint8)
     ),
-    "blur": blur(),
+    "blur": Blur(),
     "checkerboard": checkerboard(),
 }
 
@@ -75,7 +75,7 @@ def test_anything_that_makes_a_background_is_taken():
     image, alpha, foreground = noise(), ramp(), noise()[::-1]
     card = noise(50, 20)
     for given_, background in [
-        ("blur:0.1", blur(0.1)(image, alpha)),
+        ("blur:0.1", Blur(0.1)(image, alpha)),
         ("red", color("red")(image, alpha)),
         (card, image_background(card)(image, alpha)),
         (checkerboard(), checkerboard()(image, alpha)),
@@ -171,9 +171,9 @@ def disc_scene(height=180, width=240):
 @pytest.mark.parametrize("strength", [0.01, 0.03, 0.1])
 def test_a_blur_holds_no_halo_of_the_person(strength):
     image, alpha, wall = disc_scene()
-    background = blur(strength)(image, alpha)
+    background = Blur(strength)(image, alpha)
     around = alpha < 0.5
-    plain = blur(strength)(image, np.zeros_like(alpha))
+    plain = Blur(strength)(image, np.zeros_like(alpha))
     halo = np.abs(background - wall)[around].mean()
     assert halo < np.abs(plain - wall)[around].mean() / 2
     assert halo < 0.02
@@ -183,18 +183,18 @@ def test_a_blur_holds_no_halo_of_the_person(strength):
 def test_a_blur_blurs_and_scales_with_the_image():
     image = noise(120, 160, dtype=np.float32)
     empty = np.zeros((120, 160), np.float32)
-    spreads = [blur(strength)(image, empty).std() for strength in (0.005, 0.02, 0.1)]
+    spreads = [Blur(strength)(image, empty).std() for strength in (0.005, 0.02, 0.1)]
     assert image.std() > spreads[0] > spreads[1] > spreads[2]
     double = image.repeat(2, axis=0).repeat(2, axis=1)
-    large = blur(0.05)(double, np.zeros((240, 320), np.float32))
-    small = blur(0.05)(image, empty)
+    large = Blur(0.05)(double, np.zeros((240, 320), np.float32))
+    small = Blur(0.05)(image, empty)
     assert np.abs(large[::2, ::2] - small).mean() < 0.01
 
 
 @pytest.mark.parametrize("level", [0.0, 0.3, 0.9])
 def test_a_blurred_even_wall_stays_even(level):
     image = np.full((50, 70, 3), 120, np.uint8)
-    assert (blur()(image, np.full((50, 70), level, np.float32)) == 120).all()
+    assert (Blur()(image, np.full((50, 70), level, np.float32)) == 120).all()
 
 
 def test_a_checkerboard_alternates():
@@ -210,12 +210,12 @@ def test_a_checkerboard_alternates():
     [
         lambda: color("#12"),
         lambda: color("#11223344"),
-        lambda: blur(0),
-        lambda: blur(float("nan")),
+        lambda: Blur(0),
+        lambda: Blur(float("nan")),
         lambda: checkerboard(0),
         lambda: image_background(np.zeros((0, 4, 3), np.uint8)),
         lambda: image_background(np.zeros((4, 4), np.uint8)),
-        lambda: blur()(noise(), ramp(3, 3)),
+        lambda: Blur()(noise(), ramp(3, 3)),
     ],
 )
 def test_impossible_backgrounds_are_refused(mistake):
@@ -234,8 +234,8 @@ def test_texts_become_backgrounds(tmp_path):
     for text, expected in {
         "red": color("red"),
         "#abc": color("#aabbcc"),
-        "blur": blur(),
-        "blur:0.1": blur(0.1),
+        "blur": Blur(),
+        "blur:0.1": Blur(0.1),
         "checkerboard": checkerboard(),
         "chequer": checkerboard(),  # as it was called before
         str(tmp_path / "my wall.png"): image_background(card),

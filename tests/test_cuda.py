@@ -9,7 +9,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from portraitmatting import ModelConfig, PortraitMatting, Predictor
+from portraitmatting import Matte, ModelConfig, PortraitMatting, Predictor
 from portraitmatting.guided_filter import guided_upsample
 from portraitmatting.images.decode import DecodedImage
 from portraitmatting.modeling import swin
@@ -123,7 +123,7 @@ def test_from_pixels_to_pixels_everything_but_the_network_happens_there(monkeypa
         predictor.estimate(batch)
         with Recorder() as recorder:
             estimates = predictor.estimate(batch)
-            mattes = [guided_matte(*estimate.there) for estimate in estimates]
+            mattes = [guided_matte(*estimate.on_gpu) for estimate in estimates]
     names = {name for name, _, _ in recorder.calls}
     assert not names & {"_local_scalar_dense", "nonzero", "item"}
     copies = [
@@ -134,13 +134,115 @@ def test_from_pixels_to_pixels_everything_but_the_network_happens_there(monkeypa
     back = [(torch.float32, "cpu"), (torch.uint8, "cpu")]
     assert copies == [(tensor.dtype, "cuda")] * 3 + back
     for estimate, matte in zip(estimates, mattes, strict=True):
-        assert {x.device.type for x in estimate.there} == {"cuda"}
+        assert {x.device.type for x in estimate.on_gpu} == {"cuda"}
         assert (matte.dtype, matte.shape) == (torch.uint16, (150, 200))
 
 
 class FakeStream:
     def record_event(self):
         return None
+
+
+RESULT_LAUNCHES = {"fast": 120, "ml": 3000}
+"""Most operators that start a kernel for a result: of a frame of 1280x720 pixels with "fast", of a
+photo of 4 megapixels with "ml"."""
+
+
+@pytest.mark.parametrize("dtype", PEAKS, ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize(
+    ("kind", "background", "method", "side"),
+    [
+        ("foreground", "white", "fast", (720, 1280)),
+        ("composite", "teal", "fast", (720, 1280)),
+        ("composite", "checkerboard", "none", (720, 1280)),
+        ("rgba", "white", "ml", (1600, 2400)),
+    ],
+)
+def test_a_result_is_made_there_and_comes_back_as_it_is_wanted(
+    monkeypatch, rng, kind, background, method, side, dtype
+):
+    """Image and alpha go up, and from then on the GPU waits for nothing but small lists of where
+    soft pixels are; one copy comes back, of the result's own type."""
+    downloads = []
+    monkeypatch.setattr("portraitmatting.matte.download", lambda x: downloads.append(x) or "made")
+    image, alpha = soft_scene(rng, *side, dtype)
+    matte = Matte(image, alpha, np.zeros(alpha.shape, np.uint8), "cuda:0")
+    with FakeTensorMode(allow_non_fake_inputs=True), Recorder() as recorder:
+        assert matte.result(kind, background, method) == "made"
+    names = [name for name, _, _ in recorder.calls]
+    assert not set(names) & {"_local_scalar_dense", "nonzero", "item"}
+    assert len(names) <= RESULT_LAUNCHES.get(method, 20), collections.Counter(names)
+    (result,) = downloads
+    assert result.device.type == "cuda"
+    assert result.dtype == torch.from_numpy(image).dtype
+    assert result.shape == (*side, 4 if kind == "rgba" else 3)
+
+
+@pytest.mark.parametrize("dtype", PEAKS, ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("method", ["ml", "fast", "none"])
+def test_results_there_are_results_here(monkeypatch, rng, dtype, method):
+    """To one level: the tensors' way on the CPU, beside NumPy's; 0.1 % for the blur."""
+    monkeypatch.setattr("portraitmatting.on_gpu._STRIP", 77777)
+    image, alpha = soft_scene(rng, 150, 230, dtype)
+    here = Matte(image, alpha, np.zeros(alpha.shape, np.uint8))
+    for kind, background in (
+        ("foreground", "white"),
+        ("rgba", "white"),
+        ("composite", "teal"),
+        ("composite", "checkerboard"),
+        ("composite", BLUR),
+        ("composite", image[::-1]),
+        ("composite", lambda image, alpha: image // 2 if dtype != np.float32 else image / 2),
+    ):
+        expected = here.result(kind, background, method)
+        result = here._on_gpu(kind, image, background, method)
+        assert (result.dtype, result.shape) == (expected.dtype, expected.shape)
+        level = 1 if dtype != np.float32 else 1e-5
+        if isinstance(background, str) and background == "blur":
+            level = PEAKS[dtype] * 2e-3
+        difference = np.abs(result.astype(np.float64) - expected)
+        assert difference.max() <= level, (kind, background)
+
+
+BLUR = "blur:0.05"
+
+
+def soft_scene(rng, height, width, dtype):
+    rows, columns = np.mgrid[0:height, 0:width] / np.float32(min(height, width))
+    far = np.hypot(rows - 0.6, columns - 0.5) + 0.05 * np.sin(40 * columns)
+    alpha = ((0.45 - far) / 0.1).clip(0, 1).astype(np.float32)
+    shades = np.dstack([np.sin(3 * rows + k) * np.cos(4 * columns - k) / 2 + 0.5 for k in range(3)])
+    pixels = (shades + 0.02 * rng.random(shades.shape)).clip(0, 1) * PEAKS[dtype]
+    return pixels.astype(dtype), alpha
+
+
+def no_memory(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+
+def test_what_does_not_fit_there_is_done_here(monkeypatch, rng):
+    image, alpha = soft_scene(rng, 90, 120, np.uint8)
+    trimap = np.zeros(alpha.shape, np.uint8)
+    there, here = Matte(image, alpha, trimap, "cuda:0"), Matte(image, alpha, trimap)
+    monkeypatch.setattr("portraitmatting.matte.upload", no_memory)
+    np.testing.assert_array_equal(there.rgba(), here.rgba())
+
+    predictor = Predictor(PortraitMatting(ModelConfig.tiny()), 64)
+    prepared = predictor.prepare(image)
+    (estimate,) = predictor.estimate([prepared])
+    expected = predictor.finish(estimate)
+    pixels = torch.from_numpy(image)
+    monkeypatch.setattr("portraitmatting.predictor.guided_matte", no_memory)
+    on_gpu = pixels, prepared.tensor, estimate.alpha
+    matte = predictor.finish(estimate._replace(on_gpu=on_gpu))
+    np.testing.assert_array_equal(matte.alpha, expected.alpha)
+
+    monkeypatch.setattr("portraitmatting.predictor.shrink_pixels", no_memory)
+    monkeypatch.setattr(predictor, "device", torch.device("cuda"))
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_, **__: tensor)
+    kept, small = predictor._upload(prepared._replace(tensor=pixels))
+    assert kept is None
+    assert small.equal(prepared.tensor)
 
 
 @pytest.mark.parametrize("side", [(150, 230), (700, 500), (20, 30)], ids=str)

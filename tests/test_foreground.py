@@ -12,17 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portraitmatting import foreground, pymatting_solvers
+from portraitmatting import foreground, pymatting_solvers, torch_solvers
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.foreground import (
-    METHODS,
-    blur_fusion,
-    estimate_foreground,
-    fusion_windows,
-    multi_level,
-)
+from portraitmatting.foreground import METHODS, estimate_foreground
 from portraitmatting.images.pixels import to_dtype
 from portraitmatting.pymatting_solvers import load_solver
+from portraitmatting.torch_solvers import blur_fusion, fusion_windows, multi_level
 
 DTYPES = [np.uint8, np.uint16, np.float32, np.float64]
 
@@ -125,7 +120,7 @@ def test_a_large_image_is_near_to_its_whole_estimate(method, monkeypatch):
     """What is seen of the difference: colours weighted with alpha, in grey levels."""
     image, alpha = textured(1300, 1900)
     large = estimate_foreground(image, alpha, method)
-    monkeypatch.setattr(foreground, "_TILE", 999)
+    monkeypatch.setitem(foreground._TILE, "cpu", 999)
     retiled = estimate_foreground(image, alpha, method)
     # There are no seams: sums in another order may round one value in a million differently.
     assert np.abs(retiled.astype(int) - large).max() <= 1
@@ -157,7 +152,7 @@ def test_too_little_memory_is_one_line(method, monkeypatch):
         raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes")
 
     monkeypatch.setattr(foreground, "load_solver", lambda _: fail)
-    monkeypatch.setattr(foreground, "_fuse", fail)
+    monkeypatch.setattr(foreground, "blur_fusion", fail)
     image, alpha, _ = scene(9, 9)
     with pytest.raises(PortraitmattingError, match=r"not enough memory.*use.*'none'") as caught:
         estimate_foreground(image, alpha, method)
@@ -191,15 +186,13 @@ def slow_blur_fusion(image, alpha, windows):
 @pytest.mark.parametrize("box", ["cpu", "elsewhere"])
 def test_blur_fusion_equals_the_slow_reference(monkeypatch, size, box):
     if box == "elsewhere":  # what other devices run, tried here on the CPU
-        monkeypatch.setattr(foreground, "_box", foreground._box_by_sums)
+        monkeypatch.setattr(torch_solvers, "_box", torch_solvers._box_by_pooling)
     random = np.random.default_rng(1)
-    image, alpha = random.random((2, *size, 3)), (random.random((2, *size)) * 2 - 0.5).clip(0, 1)
-    fast = blur_fusion(
-        torch.from_numpy(image).permute(0, 3, 1, 2).float(), torch.from_numpy(alpha)[:, None]
-    )
-    for index in range(2):
-        slow = slow_blur_fusion(image[index], alpha[index], fusion_windows(*size))
-        assert np.abs(fast[index].permute(1, 2, 0).numpy() - slow).max() < 2e-6
+    image, alpha = random.random((*size, 3)), (random.random(size) * 2 - 0.5).clip(0, 1)
+    planes = torch.from_numpy(image).permute(2, 0, 1).float()
+    both = blur_fusion(planes, torch.from_numpy(alpha).float(), fusion_windows(*size))
+    slow = slow_blur_fusion(image, alpha, fusion_windows(*size))
+    assert np.abs(both[:3].permute(1, 2, 0).numpy() - slow).max() < 2e-6
 
 
 @settings(max_examples=20, deadline=None)
@@ -207,29 +200,15 @@ def test_blur_fusion_equals_the_slow_reference(monkeypatch, size, box):
 def test_both_box_means_agree(height, width, window):
     planes = torch.from_numpy(np.random.default_rng(0).random((2, 3, height, width), np.float32))
     assert torch.allclose(
-        foreground._box(planes, window), foreground._box_by_sums(planes, window), atol=1e-6
+        torch_solvers._box(planes, window), torch_solvers._box_by_pooling(planes, window), atol=1e-6
     )
-
-
-def test_blur_fusion_takes_any_layout_and_depth():
-    image, alpha, _ = scene(30, 40)
-    image, alpha = (
-        torch.from_numpy(image).permute(2, 0, 1)[None],
-        torch.from_numpy(alpha)[None, None],
-    )
-    expected = blur_fusion(image.float().contiguous(), alpha)
-    strided = image.float().to(memory_format=torch.channels_last).requires_grad_()
-    assert torch.allclose(blur_fusion(strided, alpha), expected, atol=1e-6)
-    half = blur_fusion(image.half(), alpha.half())
-    assert half.dtype == torch.float16
-    assert torch.allclose(half.float(), expected, atol=4e-3)
 
 
 def test_far_from_everything_the_colours_are_the_images():
-    image = torch.rand(1, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(0))
     for level in (0.0, 1.0):
-        estimate = blur_fusion(image, torch.full((1, 1, 20, 20), level))
-        assert torch.allclose(estimate, image, atol=1e-4)
+        estimate = blur_fusion(image, torch.full((20, 20), level), (7, 3))
+        assert torch.allclose(estimate[:3], image, atol=1e-4)
 
 
 def test_windows_grow_with_the_image():

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from portraitmatting.compositing import Background, blur
+from portraitmatting.compositing import Background, Blur
 from portraitmatting.video.backgrounds import MovingBackground
 from portraitmatting.video.ffmpeg import VideoError
 
@@ -160,7 +160,7 @@ class Controls:
     """Name and background, at least one; key `n` goes through them."""
     chosen: int = 0
     blur_strength: float = 0.03
-    """Of the background named "blur", as in `compositing.blur`."""
+    """Of the background named "blur", as in `Blur`."""
     alpha_view: bool = False
     side_by_side: bool = False
     mirrored: bool = False
@@ -180,7 +180,7 @@ class Controls:
         name, background = self.backgrounds[self.chosen]
         if name == "blur":
             if self._blur is None or self._blur[0] != self.blur_strength:
-                self._blur = self.blur_strength, blur(self.blur_strength)
+                self._blur = self.blur_strength, Blur(self.blur_strength)
             background = self._blur[1]
         return background(image, alpha)
 
