@@ -25,7 +25,8 @@ import torch
 from benchmarks.timing import machine, say, table
 from portraitmatting import Predictor, load_model
 from portraitmatting.cli import keep_freed_memory
-from portraitmatting.images.files import list_images, read_image
+from portraitmatting.images.files import read_image
+from portraitmatting.images.listing import list_images
 from portraitmatting.modeling import swin
 from portraitmatting.modeling.swin import SwinBlock
 

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from portraitmatting import PortraitmattingError
 from portraitmatting.folder.plan import plan_results
-from portraitmatting.images.files import list_images, write_image
+from portraitmatting.images.files import write_image
+from portraitmatting.images.listing import list_images
 
 pa = pytest.importorskip("pyarrow")
 fsspec = pytest.importorskip("fsspec")

@@ -17,7 +17,8 @@ from PIL import Image, ImageCms
 from image_samples import close, noise, read_bytes, saved, smooth
 from portraitmatting.errors import ImageError
 from portraitmatting.images import files as images
-from portraitmatting.images.files import list_images, read_image, write_image
+from portraitmatting.images.files import read_image, write_image
+from portraitmatting.images.listing import list_images
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 LOSSLESS = [".png", ".webp", ".tif", ".tiff"]

@@ -18,7 +18,8 @@ from benchmarks.fuzz_decode import damage, outcome, samples
 from image_samples import close, noise, read_bytes, saved, smooth
 from portraitmatting.errors import ImageError
 from portraitmatting.images.decode import decode
-from portraitmatting.images.files import list_images, read_image, write_image
+from portraitmatting.images.files import read_image, write_image
+from portraitmatting.images.listing import list_images
 
 SAMPLES = samples()
 

@@ -18,7 +18,7 @@ from portraitmatting.distributed.storage import Storage, explained
 from portraitmatting.errors import PortraitmattingError, one_line
 from portraitmatting.folder.plan import Plan, check_output, nothing_found
 from portraitmatting.folder.results import folds_names, result_names
-from portraitmatting.images.files import RECORDS
+from portraitmatting.images.listing import RECORDS
 
 _INPUT = "input"
 _CHUNK = 1 << 16

@@ -15,8 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 from portraitmatting.atomic import atomic_path, make_folders
 from portraitmatting.choices import KINDS
 from portraitmatting.errors import PortraitmattingError, one_line
-from portraitmatting.images.files import JOURNAL, RECORDS, walk_images
-from portraitmatting.images.kinds import READABLE, unread_suffix
+from portraitmatting.images.listing import JOURNAL, READABLE, RECORDS, unread_suffix, walk_images
 
 # What file systems call the time of a file's last change, in their own listings.
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.images.files import list_images
+from portraitmatting.images.listing import list_images
 
 
 class Sample(NamedTuple):

@@ -20,7 +20,7 @@ from portraitmatting.cli import own_version
 from portraitmatting.errors import PortraitmattingError, one_line
 from portraitmatting.folder.plan import Plan, describe_unread
 from portraitmatting.folder.results import ResultOptions, folded, folds_names, state_of
-from portraitmatting.images.files import JOURNAL as NAME
+from portraitmatting.images.listing import JOURNAL as NAME
 
 _NETWORK = "network"
 

@@ -12,8 +12,7 @@ from portraitmatting.atomic import check_replaceable
 from portraitmatting.choices import BITS, DEEP_FORMATS, FORMATS, KINDS, OPAQUE_FORMATS
 from portraitmatting.errors import PortraitmattingError, one_line
 from portraitmatting.folder.results import existing, folds_names, result_names
-from portraitmatting.images.files import list_images
-from portraitmatting.images.kinds import READABLE
+from portraitmatting.images.listing import READABLE, list_images
 
 VIDEOS = frozenset({
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".ts",

@@ -15,7 +15,7 @@ from portraitmatting.folder.results import ResultOptions, existing
 from portraitmatting.images.decode import DecodedImage, decode
 from portraitmatting.images.encode import WRITABLE, encode_image
 from portraitmatting.images.files import read_image, write_image
-from portraitmatting.images.kinds import READABLE, unread_suffix
+from portraitmatting.images.listing import READABLE, unread_suffix
 
 PIPE = "-"
 """Standard input or output."""

@@ -1,5 +1,6 @@
-"""Image files: `files` reads and writes them, `decode` and `encode` turn bytes into pixels.
+"""Image files: `files` reads and writes them, `listing` finds them.
 
-`kinds` recognises files by name and content; `png`, `tiff` and `deep` decode what Pillow does not
-read right; `colour` knows what RGB values mean, `metadata` what results keep, `pixels` the depths.
+`decode` and `encode` turn bytes into pixels and back, `codecs` and `tiff` decode what Pillow does
+not read correctly; `colour` has ICC profiles, `metadata` what results keep of EXIF and XMP,
+`pixels` conversions between 8 bits, 16 bits and floats.
 """

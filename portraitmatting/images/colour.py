@@ -1,13 +1,17 @@
-"""What RGB values mean: ICC profiles, made from other notes about colours, and conversions."""
+"""ICC profiles: converted to and from, and made from other information about colours."""
 
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from portraitmatting.images.pixels import to_dtype
 
 _BRADFORD = np.array(
     [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
@@ -17,8 +21,8 @@ _D65 = (0.3127, 0.329)
 _SRGB: tuple[float, ...] = (0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 _SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 
-# ITU-T H.273, table 2: the white point's and the primaries' x and y. Whatever is not listed is
-# taken for sRGB.
+# ITU-T H.273, table 2: x and y of the white point and of the primaries. Other codes are taken as
+# sRGB.
 _PRIMARIES: dict[int, tuple[tuple[float, float], tuple[float, ...]]] = {
     4: ((0.31, 0.316), (0.67, 0.33, 0.21, 0.71, 0.14, 0.08)),
     5: (_D65, (0.64, 0.33, 0.29, 0.6, 0.15, 0.06)),
@@ -29,11 +33,11 @@ _PRIMARIES: dict[int, tuple[tuple[float, float], tuple[float, ...]]] = {
     12: (_D65, (0.68, 0.32, 0.265, 0.69, 0.15, 0.06)),
     22: (_D65, (0.63, 0.34, 0.295, 0.605, 0.155, 0.077)),
 }
-# Table 3. Photographs marked as video (1, 6, 14, 15) are meant for sRGB's curve, as browsers have
-# it; of HDR (16, 18) only the primaries are taken.
+# Table 3. For photographs marked as video (1, 6, 14, 15) sRGB's curve is used, as in browsers; for
+# HDR (16, 18) only the primaries are used.
 _GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}
 
-_FEW = 300  # values, of 100 colours
+_FEW = 300  # values: 100 colours
 _EXACT = 0x100  # cmsFLAGS_NOOPTIMIZE: a table would be off by up to 4 of 255 near black
 
 
@@ -43,35 +47,35 @@ def rgb_profile(profile: bytes | None) -> bytes | None:
     return profile if sound else None
 
 
-def to_srgb(pixels: NDArray[Any], profile: bytes, space: str) -> NDArray[Any] | None:
-    """HxW ("gray") or HxWx4 ("cmyk", 0 for no ink), uint8 | uint16, whose values `profile`
-    describes -> HxWx3 sRGB of the same dtype; None if it describes others, or is broken."""
-    names = {"gray": b"GRAY", "cmyk": b"CMYK"}
-    if profile[36:40] != b"acsp" or profile[16:20] != names[space]:
-        return None
-    try:
-        return np.asarray(
-            imagecodecs.cms_transform(
-                np.ascontiguousarray(pixels),
-                profile,
-                _srgb(),
-                colorspace=space,
-                outcolorspace="rgb",
-                intent=0,
-                flags=_EXACT if pixels.dtype == np.uint16 else None,
-            )
-        )
-    except (imagecodecs.CmsError, ValueError):
-        return None
+def to_rgb(colours: NDArray[Any], profile: bytes | None) -> tuple[NDArray[Any], bytes | None]:
+    """HxW grey, HxWx3 RGB or HxWx4 CMYK (0 for no ink), uint8 | uint16 -> HxWx3 RGB, and its
+    profile, None for sRGB. A profile that does not fit the colours is ignored."""
+    if colours.ndim == 3 and colours.shape[2] == 3:
+        return colours, rgb_profile(profile)
+    space = "gray" if colours.ndim == 2 else "cmyk"
+    if profile and profile[36:40] == b"acsp" and profile[16:20] == space.upper().encode():
+        with suppress(imagecodecs.CmsError, ValueError):  # the profile is broken
+            converted = imagecodecs.cms_transform(
+                np.ascontiguousarray(colours), profile, _srgb(),
+                colorspace=space, outcolorspace="rgb", intent=0,
+                flags=_EXACT if colours.dtype == np.uint16 else None,
+            )  # fmt: skip
+            return np.asarray(converted), None
+    if space == "gray":
+        return np.repeat(colours[..., None], 3, axis=2), rgb_profile(profile)
+    eight = np.ascontiguousarray(to_dtype(colours, np.uint8))
+    image = Image.frombuffer("CMYK", (eight.shape[1], len(eight)), eight, "raw", "CMYK", 0, 1)
+    return np.asarray(image.convert("RGB")), None
 
 
 def convert_rgb(
     pixels: NDArray[Any], source: bytes | None = None, target: bytes | None = None
 ) -> NDArray[Any]:
-    """HxWx3 RGB, uint8 | uint16 | float32 in [0, 1], as values of the profile `target` instead of
-    `source`, where None is sRGB; same shape and dtype.
+    """HxWx3 RGB, uint8 | uint16 | float32 in [0, 1], converted from profile `source` to `target`
+    (None: sRGB); same shape and dtype.
 
-    Unchanged where a profile is not one of RGB values, or colours cannot be converted to it.
+    A profile of other than RGB values counts as sRGB; colours that cannot be converted stay as
+    they are.
     """
     source, target = rgb_profile(source), rgb_profile(target)
     if source == target:
@@ -92,19 +96,20 @@ def convert_rgb(
 def _closest(
     pixels: NDArray[np.uint8], source: bytes | None, target: bytes | None
 ) -> NDArray[np.uint8]:
-    """In 8 bits a wide profile has steps that are seen as up to 9 of sRGB's levels near black:
-    of the eight values around each colour the one that is seen as closest to it."""
-    wanted = pixels.astype(np.float32) / 255
-    below = np.floor(convert_rgb(wanted, source, target) * 255)
+    """Convert flat colours: of the eight values around each exact result, the one closest to it
+    when converted back. Near black, one step of a wide profile in 8 bits may be 9 levels of sRGB.
+    """
+    exact = pixels.astype(np.float32) / 255
+    below = np.floor(convert_rgb(exact, source, target) * 255)
     corners = np.indices((2, 2, 2)).reshape(3, 8).T
     values = np.clip(below[None] + corners[:, None, None], 0, 255).astype(np.float32)
-    seen = np.stack([convert_rgb(value / 255, target, source) for value in values])
-    best = np.abs(seen - wanted).max(axis=-1).argmin(axis=0)
+    back = np.stack([convert_rgb(value / 255, target, source) for value in values])
+    best = np.abs(back - exact).max(axis=-1).argmin(axis=0)
     return np.take_along_axis(values, best[None, ..., None], axis=0)[0].astype(np.uint8)
 
 
 def profile_of_codes(primaries: int, transfer: int) -> bytes | None:
-    """For the codes of ITU-T H.273 (PNG's cICP, nclx in AVIF and HEIC); None for sRGB."""
+    """The profile of codes of ITU-T H.273 (cICP in PNG, nclx in AVIF and HEIC); None for sRGB."""
     white, xy = _PRIMARIES.get(primaries, (_D65, _SRGB))
     gamma = _GAMMAS.get(transfer)
     if xy == _SRGB and gamma is None:
@@ -113,13 +118,13 @@ def profile_of_codes(primaries: int, transfer: int) -> bytes | None:
 
 
 def adobe_rgb() -> bytes:
-    """Adobe RGB (1998), which cameras note in EXIF."""
+    """Adobe RGB (1998), which cameras record in EXIF."""
     return make_profile(_D65, (0.64, 0.33, 0.21, 0.71, 0.15, 0.06), 563 / 256)
 
 
 def profile_of_png(gamma: float | None, chromaticities: Sequence[float] | None) -> bytes | None:
-    """For PNG's gAMA (the exponent of encoding, about 0.45) and cHRM (white, red, green, blue);
-    None where that is about sRGB, or makes no sense."""
+    """The profile of PNG's gAMA (the exponent of encoding, about 0.45) and cHRM (white, red, green,
+    blue); None if they are close to sRGB, or impossible."""
     white, xy = _D65, _SRGB
     if chromaticities and all(0 < value < 1 for value in chromaticities):
         white, xy = (chromaticities[0], chromaticities[1]), tuple(chromaticities[2:])
@@ -176,7 +181,7 @@ def _xyz(x: float, y: float) -> NDArray[np.float64]:
 
 
 def _fixed(values: Any) -> bytes:
-    """As signed numbers of 16 and 16 bits."""
+    """As signed fixed-point numbers, 16 bits before and 16 after the point."""
     return b"".join(struct.pack(">i", round(float(value) * 65536)) for value in values)
 
 

@@ -1,8 +1,8 @@
 """The bytes of an image file -> RGB pixels, upright.
 
-Every kind of file has one decoder that is known to read it right: tifffile for TIFF, the codecs in
-deep.py for what has more than 8 bits per colour elsewhere, Pillow for everything else. Nothing is
-written to disk, and no other program is started, as Pillow would for EPS.
+Every kind of file has one decoder that reads it correctly: tiff.py for TIFF, codecs.py for PNG and
+for more than 8 bits per colour, Pillow for everything else. Nothing is written to disk, and no
+other program is started, as Pillow would for EPS.
 """
 
 import threading
@@ -29,9 +29,9 @@ from PIL import (  # noqa: F401  (each makes Pillow read its kind)
 )
 
 from portraitmatting.errors import ImageError, one_line
-from portraitmatting.images import deep
-from portraitmatting.images.colour import adobe_rgb, profile_of_codes, rgb_profile, to_srgb
-from portraitmatting.images.kinds import explain_unread, is_read, kind_of
+from portraitmatting.images import codecs
+from portraitmatting.images.colour import adobe_rgb, profile_of_codes, to_rgb
+from portraitmatting.images.listing import readable_kind
 from portraitmatting.images.metadata import (
     Metadata,
     is_adobe_rgb,
@@ -40,7 +40,6 @@ from portraitmatting.images.metadata import (
     read_orientation,
 )
 from portraitmatting.images.pixels import to_dtype
-from portraitmatting.images.png import split_png
 from portraitmatting.images.tiff import TiffImage
 
 pillow_heif.register_heif_opener()
@@ -51,10 +50,10 @@ _PILLOW_FORMATS = {
     "JPEG XL": "JXL", "JPEG 2000": "JPEG2000", "PNM": "PPM", "PNG": "PNG", "TIFF": "TIFF",
 }  # fmt: skip
 
-# warnings.catch_warnings is not safe between threads, so only one of ours is in it at a time.
+# warnings.catch_warnings is not safe between threads: only one of ours may be in it at a time.
 _quiet_lock = threading.Lock()
 
-# EXIF orientation -> what brings the stored HW or HWC array upright.
+# EXIF orientation -> the function that turns the stored HW or HWC array upright.
 _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -64,7 +63,7 @@ _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
     8: lambda a: np.rot90(a),
 }
-_ROWS_AT_ONCE = 256  # laid over white, which takes four times the memory of these rows
+_ROWS_AT_ONCE = 256  # laying over white takes four times the memory of these rows
 
 _Result = TypeVar("_Result")
 
@@ -74,18 +73,18 @@ class DecodedImage:
     """An image file's content, upright."""
 
     pixels: NDArray[Any]
-    """HxWx3 RGB, uint8 | uint16, contiguous; what is transparent lies over white."""
+    """HxWx3 RGB, uint8 | uint16, contiguous; transparent pixels are laid over white."""
     icc_profile: bytes | None = None
-    """What these RGB values mean; None stands for sRGB."""
+    """The meaning of these RGB values; None for sRGB."""
     alpha: NDArray[Any] | None = None
     """HxW of the dtype of `pixels`, 0 where the file is transparent; None if it is opaque."""
     metadata: Metadata | None = None
-    """What a result keeps: EXIF, XMP and resolution."""
+    """EXIF, XMP and resolution for results."""
 
 
 @dataclass
 class Stored:
-    """What a decoder delivers: the levels in the file, neither converted nor turned."""
+    """The result of a decoder: the file's levels, neither converted nor turned."""
 
     colours: NDArray[Any]
     """HxW grey, HxWx3 RGB or HxWx4 CMYK (0 for no ink), uint8 | uint16."""
@@ -96,23 +95,21 @@ class Stored:
     metadata: Metadata | None = None
 
     def upright(self, pixels: NDArray[Any]) -> NDArray[Any]:
-        """`pixels`, HxW or HxWxC as stored, turned as EXIF says; contiguous."""
+        """HxW or HxWxC as stored -> turned by its orientation, contiguous."""
         return np.ascontiguousarray(_UPRIGHT.get(self.orientation, np.asarray)(pixels))
 
 
 def decode(data: bytes) -> DecodedImage:
-    """The bytes of a whole image file -> its content, as `read_image` describes. Raises ImageError
-    that says what is wrong and the way out, but cannot name the file."""
+    """The bytes of a whole image file -> its content, as in `read_image`. Raises ImageError, which
+    does not name the file."""
     return decode_with(_finish, data)
 
 
 def decode_with(finish: Callable[[Stored], _Result], data: bytes) -> _Result:
-    """What `finish` makes of the levels in an image file; errors as those of `decode`."""
+    """Decode an image file, and return `finish` of its levels; errors as those of `decode`."""
     if not data:
         raise ImageError("the file is empty (0 bytes): copy or download it again")
-    kind = kind_of(data)
-    if kind is None or not is_read(kind):
-        raise ImageError(explain_unread(data, kind))
+    kind = readable_kind(data)
     try:
         return finish(_DECODERS.get(kind, _decode_with_pillow)(data, kind))
     except ImageError:
@@ -120,7 +117,7 @@ def decode_with(finish: Callable[[Stored], _Result], data: bytes) -> _Result:
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise ImageError(f"above {limit} megapixels: scale the image down") from error
-    # Damaged files make decoders raise nearly anything: struct.error, KeyError, ...
+    # For damaged files decoders raise nearly any error: struct.error, KeyError, ...
     except Exception as error:
         if isinstance(error, MemoryError) or _is_short_of_memory(data, kind):
             raise ImageError(
@@ -133,10 +130,10 @@ def decode_with(finish: Callable[[Stored], _Result], data: bytes) -> _Result:
 
 
 def _decode_png(data: bytes, kind: str) -> Stored:
-    png = split_png(data)
-    deep.check_size(png.width, png.height)
+    png = codecs.split_png(data)
+    codecs.check_size(png.width, png.height)
     if png.color_type != 3:
-        stored = _split_alpha(deep.decode_png(png))
+        stored = _split_alpha(codecs.decode_png(png))
     else:
         with _quiet():
             image = Image.open(BytesIO(png.pixels), formats=["PNG"])
@@ -151,7 +148,7 @@ def _decode_png(data: bytes, kind: str) -> Stored:
 
 def _decode_tiff(data: bytes, kind: str) -> Stored:
     tiff = TiffImage(data)
-    deep.check_size(tiff.width, tiff.height)
+    codecs.check_size(tiff.width, tiff.height)
     if tiff.is_for_pillow:
         return _decode_with_pillow(data, kind)
     colours, alpha, premultiplied = tiff.read()
@@ -166,15 +163,15 @@ def _decode_tiff(data: bytes, kind: str) -> Stored:
 
 
 def _decode_pnm(data: bytes, kind: str) -> Stored:
-    pixels = deep.decode_pnm(data)
+    pixels = codecs.decode_pnm(data)
     return _decode_with_pillow(data, kind) if pixels is None else _split_alpha(pixels)
 
 
 def _decode_jxl(data: bytes, kind: str) -> Stored:
-    header = deep.JxlHeader(data)
-    deep.check_size(header.width, header.height)
-    # The plugin ends the process where it gets no memory: better to fail here.
-    deep.check_memory(header.width, header.height)
+    header = codecs.JxlHeader(data)
+    codecs.check_size(header.width, header.height)
+    # The plugin ends the process if it gets no memory: better to fail here.
+    codecs.check_memory(header.width, header.height)
     stored = _decode_with_pillow(data, kind)
     if header.depth > 8:
         pixels = np.asarray(imagecodecs.jpegxl_decode(data, index=0))
@@ -192,7 +189,7 @@ def _decode_with_pillow(data: bytes, kind: str) -> Stored:
     with _quiet():
         image = Image.open(BytesIO(data), formats=[pillow_format])
         if kind == "TIFF":
-            image.load()  # of other formats only the header warns, and threads decode in parallel
+            image.load()  # only TIFF warns during decoding; of others threads decode in parallel
         try:
             exif = image.getexif()
             _ = dict(exif)
@@ -201,20 +198,19 @@ def _decode_with_pillow(data: bytes, kind: str) -> Stored:
         xmp = _xmp_bytes(image.info.get("xmp"))
         metadata = read_metadata(exif, xmp, image.info.get("dpi"))
         orientation = read_orientation(exif, xmp)
-        profile = image.info.get("icc_profile") or _noted_profile(data, image, exif)
+        profile = image.info.get("icc_profile") or _other_profile(data, image, exif)
     pixels = None
     if pillow_format == "AVIF":
-        pixels = deep.decode_avif(data)
+        pixels = codecs.decode_avif(data)
     elif pillow_format == "HEIF" and (bits := image.info.get("bit_depth", 8)) > 8:
-        pixels = deep.decode_heic(data, bits)
+        pixels = codecs.decode_heic(data, bits)
     if pixels is None:
         stored = _from_pillow(image)
         if kind == "JPEG":
             _check_jpeg_end(data, image, stored.colours)
     else:
         stored = _split_alpha(pixels)
-    # JPEG XL files are turned by their decoder, except those that hold a JPEG file as it was;
-    # Pillow turns TIFF.
+    # The decoder turns JPEG XL, except files that hold a recompressed JPEG; Pillow turns TIFF.
     turned = kind == "TIFF" or (kind == "JPEG XL" and not getattr(image, "jpeg", False))
     stored.orientation = 1 if turned else orientation
     stored.icc_profile, stored.metadata = profile, metadata
@@ -222,13 +218,13 @@ def _decode_with_pillow(data: bytes, kind: str) -> Stored:
 
 
 def from_pillow(image: Image.Image) -> DecodedImage:
-    """An image that Pillow has opened or made, as if it came from a file: upright, with its profile
-    and transparency. Raises ImageError, one line, for what cannot be decoded."""
+    """An image of Pillow's as if it came from a file: upright, with its profile and transparency.
+    Raises ImageError, one line, if it cannot be decoded."""
     if not image.width or not image.height:
         raise ImageError(f"the PIL image has no pixels: {image.width}x{image.height}")
     try:
         with _quiet():
-            image.load()  # which turns some kinds, and then removes the orientation
+            image.load()  # this turns some kinds, and removes their orientation
             exif, xmp = image.getexif(), _xmp_bytes(image.info.get("xmp"))
             metadata = read_metadata(exif, xmp, image.info.get("dpi"))
             orientation = read_orientation(exif, xmp)
@@ -238,13 +234,13 @@ def from_pillow(image: Image.Image) -> DecodedImage:
         return _finish(stored)
     except (ImageError, MemoryError):
         raise
-    except Exception as error:  # a damaged file, which is only read now
+    except Exception as error:  # of a damaged file, which is read only now
         reason = one_line(str(error)) or type(error).__name__
         raise ImageError(f"the PIL image cannot be read ({reason}): load it from a file") from error
 
 
-def _noted_profile(data: bytes, image: Image.Image, exif: Image.Exif) -> bytes | None:
-    """What colours mean where no ICC profile says so."""
+def _other_profile(data: bytes, image: Image.Image, exif: Image.Exif) -> bytes | None:
+    """A profile from other information in files without an ICC profile."""
     if nclx := image.info.get("nclx_profile"):
         return profile_of_codes(nclx["color_primaries"], nclx["transfer_characteristics"])
     if image.format == "AVIF" and (start := data.find(b"colrnclx")) > 0:
@@ -254,7 +250,7 @@ def _noted_profile(data: bytes, image: Image.Image, exif: Image.Exif) -> bytes |
 
 
 def _from_pillow(image: Image.Image) -> Stored:
-    """The pixels of an open image, decoded here."""
+    """The pixels of an open image."""
     image.load()
     mode = image.mode
     if mode == "F":
@@ -265,8 +261,8 @@ def _from_pillow(image: Image.Image) -> Stored:
             raise ImageError("holds 32-bit integers: export it with 8 or 16 bits")
         return Stored(grey.astype(np.uint16))
     if image.has_transparency_data:
-        wanted = "LA" if mode in ("L", "LA", "La", "1") else "RGBA"
-        stored = _split_alpha(np.asarray(image if mode == wanted else image.convert(wanted)))
+        target = "LA" if mode in ("L", "LA", "La", "1") else "RGBA"
+        stored = _split_alpha(np.asarray(image if mode == target else image.convert(target)))
         if image.format == "BMP" and stored.alpha is not None and not stored.alpha.any():
             stored.alpha = None  # old programs leave the fourth byte of 32 bits empty
         return stored
@@ -287,8 +283,9 @@ def _split_alpha(pixels: NDArray[Any]) -> Stored:
 
 
 def _check_jpeg_end(data: bytes, image: Image.Image, colours: NDArray[np.uint8]) -> None:
-    """libjpeg fills what a cut scan lacks with middle grey, and Pillow says nothing if an end
-    marker follows. Where an image ends in that grey, more bytes of scan must not change it."""
+    """Raise ImageError if the scan is truncated: libjpeg fills the missing part with middle grey,
+    and Pillow does not report it if an end marker follows. If an image ends in that grey, more
+    bytes of scan must not change it."""
     if not (colours[-1, -1] == 128).all() or (end := data.rfind(b"\xff\xd9")) < 0:
         return
     longer = data[:end] + b"\x5a" * 64 + data[end:]
@@ -298,7 +295,7 @@ def _check_jpeg_end(data: bytes, image: Image.Image, colours: NDArray[np.uint8])
 
 def _finish(stored: Stored) -> DecodedImage:
     """RGB over white, upright."""
-    pixels, profile = _as_rgb(stored.colours, stored.icc_profile)
+    pixels, profile = to_rgb(stored.colours, stored.icc_profile)
     alpha = stored.alpha
     if alpha is not None and alpha.min() == np.iinfo(alpha.dtype).max:
         alpha = None
@@ -310,22 +307,6 @@ def _finish(stored: Stored) -> DecodedImage:
         None if alpha is None else stored.upright(alpha),
         stored.metadata,
     )
-
-
-def _as_rgb(colours: NDArray[Any], profile: bytes | None) -> tuple[NDArray[Any], bytes | None]:
-    """HxWx3, and the profile if it tells what they mean."""
-    if colours.ndim == 3 and colours.shape[2] == 3:
-        return colours, rgb_profile(profile)
-    space = "gray" if colours.ndim == 2 else "cmyk"
-    converted = to_srgb(colours, profile, space) if profile else None
-    if converted is not None:
-        return converted, None
-    if space == "gray":
-        return np.repeat(colours[..., None], 3, axis=2), rgb_profile(profile)
-    eight = np.ascontiguousarray(to_dtype(colours, np.uint8))
-    height, width = eight.shape[:2]
-    image = Image.frombuffer("CMYK", (width, height), eight, "raw", "CMYK", 0, 1)
-    return np.asarray(image.convert("RGB")), None
 
 
 def _over_white(pixels: NDArray[Any], alpha: NDArray[Any], premultiplied: bool) -> NDArray[Any]:
@@ -341,7 +322,7 @@ def _over_white(pixels: NDArray[Any], alpha: NDArray[Any], premultiplied: bool) 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No warnings about odd EXIF, and sizes that are large but allowed."""
+    """Without warnings about odd EXIF, or about sizes that are large but allowed."""
     with _quiet_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -354,16 +335,16 @@ def _xmp_bytes(xmp: Any) -> bytes:
 
 
 def _is_short_of_memory(data: bytes, kind: str) -> bool:
-    """Whether that may be what went wrong: most decoders call it damage when they get none."""
+    """Whether memory may have been the problem: without it most decoders report damage."""
     try:
         if kind == "JPEG XL":  # its plugin would decode it again
             return False
         if kind == "WebP":  # not even opened then
-            width, height = deep.webp_size(data)
+            width, height = codecs.webp_size(data)
         else:
             with _quiet():
                 width, height = Image.open(BytesIO(data), formats=[_PILLOW_FORMATS[kind]]).size
-        deep.check_memory(width, height)
+        codecs.check_memory(width, height)
     except MemoryError:
         return True
     except Exception:

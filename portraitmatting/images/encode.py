@@ -20,16 +20,16 @@ from portraitmatting.images.pixels import to_dtype
 WRITABLE = frozenset(f".{name}" for name in FORMATS)
 SIXTEEN_BIT = frozenset(f".{name}" for name in DEEP_FORMATS)
 
-# On cut-outs in half the time of zlib's level 2 in Pillow, and a tenth smaller.
+# For cut-outs these take half the time of zlib's level 2 in Pillow, and files are a tenth smaller.
 _PNG_OPTIONS = {
     "level": 1,
     "strategy": imagecodecs.PNG.STRATEGY.RLE,
     "filter": imagecodecs.PNG.FILTER.PAETH,
 }
-_PNG_HEADER = 33  # bytes of signature and IHDR chunk, after which other chunks may stand
+_PNG_HEADER = 33  # bytes of signature and IHDR chunk, which other chunks may follow
 _TIFF_LEVEL = 2
 _JPEG_QUALITY = 95
-_JPEG_SEGMENT = 65504  # bytes that surely fit into one segment beside its name
+_JPEG_SEGMENT = 65504  # bytes that fit into one segment together with its name
 _STRIP_BYTES = 1 << 20
 
 
@@ -45,7 +45,7 @@ def encode_image(
         pixels, icc_profile, metadata: as in `write_image`.
         suffix: of the file's name.
 
-    Raises ImageError that says what is wrong and the way out, but cannot name the file.
+    Raises ImageError, which does not name the file.
     """
     suffix = suffix.lower()
     if suffix not in WRITABLE:
@@ -75,7 +75,7 @@ def encode_image(
         if suffix in (".tif", ".tiff"):
             return _encode_tiff(pixels, profile, metadata)
         return _encode_with_pillow(pixels, suffix, profile, metadata)
-    # Sides beyond what the format can hold.
+    # For sizes above the format's limit.
     except (OSError, ValueError, imagecodecs.PngError) as error:
         reason = one_line(str(error)).rstrip(".")
         raise ImageError(f"cannot be written: {reason}: use another format or size") from error
@@ -132,11 +132,11 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _encode_tiff(pixels: NDArray[Any], icc_profile: bytes | None, metadata: Metadata) -> bytes:
-    """Written here because Pillow writes no 16-bit RGB, and OpenCV neither ICC profiles nor the
-    mark that the fourth channel is alpha.
+    """A TIFF file. Pillow writes no 16-bit RGB, and OpenCV neither ICC profiles nor the tag that
+    the fourth channel is alpha.
 
-    Deflate with horizontal differencing (TIFF 6.0, sections 14 and Adobe's technote 2 on
-    compression 8), which every common reader knows. Raises ValueError above 4 GB.
+    Deflate with horizontal differencing (TIFF 6.0, section 14, and Adobe's technote 2 on
+    compression 8), which all common programs read. Raises ValueError above 4 GB.
     """
     height, width = pixels.shape[:2]
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]

@@ -1,4 +1,4 @@
-"""What a result keeps of its source besides pixels: EXIF, XMP and the resolution for printing."""
+"""What results keep of their images besides pixels: EXIF, XMP and the resolution for printing."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
-# Of the first EXIF directory. Its other tags describe how the source file stored its pixels.
+# Of the first EXIF directory, whose other tags describe the storage of pixels in the source file.
 _KEPT = (
     Base.ImageDescription, Base.Make, Base.Model, Base.Software, Base.DateTime, Base.Artist,
     Base.HostComputer, Base.Copyright, Base.Rating, Base.RatingPercent,
@@ -42,16 +42,16 @@ def parse_exif(data: bytes) -> Image.Exif:
 
 
 def read_orientation(exif: Image.Exif, xmp: bytes) -> int:
-    """1 to 8, as EXIF numbers them, by EXIF or else by XMP."""
-    noted = exif.get(Base.Orientation)
-    if noted is None and (match := _XMP_ORIENTATION.search(xmp)):
-        noted = int(match[2])
-    return noted if isinstance(noted, int) and 1 <= noted <= 8 else 1
+    """The orientation, 1 to 8 as in EXIF, of EXIF or else of XMP."""
+    value = exif.get(Base.Orientation)
+    if value is None and (match := _XMP_ORIENTATION.search(xmp)):
+        value = int(match[2])
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def is_adobe_rgb(exif: Image.Exif) -> bool:
-    """Whether a camera notes that its colours are Adobe RGB (DCF 2.0: "uncalibrated", and R03 for
-    interoperability)."""
+    """Whether a camera has recorded that its colours are Adobe RGB (in DCF 2.0: "uncalibrated", and
+    R03 for interoperability)."""
     try:
         space = exif.get_ifd(IFD.Exif).get(Base.ColorSpace)
         index = exif.get_ifd(IFD.Interop).get(1) if space == 65535 else None
@@ -61,8 +61,8 @@ def is_adobe_rgb(exif: Image.Exif) -> bool:
 
 
 def read_metadata(exif: Image.Exif, xmp: bytes, dpi: tuple[float, float] | None) -> Metadata | None:
-    """What a result keeps; None if that is nothing. What is damaged is left out, since it says
-    nothing about the pixels. Resolutions in EXIF count where there is no `dpi`."""
+    """The metadata for results; None if there is nothing. Damaged parts are left out without an
+    error: the pixels do not depend on them. Without `dpi` the resolution is that of EXIF."""
     kept_xmp = _XMP_THUMBNAILS.sub(b"", _XMP_ORIENTATION.sub(rb"\g<1>1", xmp.rstrip(b"\0 ")))
     metadata = Metadata(_upright_exif(exif), kept_xmp or None, _read_dpi(exif, dpi))
     return None if metadata == Metadata() else metadata
@@ -71,7 +71,7 @@ def read_metadata(exif: Image.Exif, xmp: bytes, dpi: tuple[float, float] | None)
 def _upright_exif(exif: Image.Exif) -> bytes | None:
     try:
         kept = Image.Exif()
-        kept.endian = exif.endian  # maker notes take it for theirs
+        kept.endian = exif.endian  # the byte order of maker notes, too
         for tag in _KEPT:
             if tag in exif:
                 kept[tag] = exif[tag]

@@ -1,7 +1,6 @@
-"""Pixel depths: the one place where uint8, uint16 and float pixels turn into each other.
+"""Conversions between uint8 (0..255), uint16 (0..65535) and float pixels (0..1).
 
-uint8 spans 0..255, uint16 spans 0..65535, floating point spans 0..1. Arithmetic happens in
-float32; rounding and clamping happen once, at the end.
+Arithmetic happens in float32; rounding and clamping happen once, at the end.
 """
 
 from typing import Any
@@ -30,9 +29,9 @@ def to_unit(pixels: NDArray[Any], what: str = "pixels") -> NDArray[np.float32]:
     """Any shape, uint8 | uint16 | float -> float32 in [0, 1], same shape, always C-contiguous;
     the array itself where it is all that already.
 
-    Floats a hair outside 0..1 are clamped. Others, and NaN, raise PortraitmattingError, because
-    an image in 0..255 that passes for one in 0..1 spoils results without a word; `what` names
-    the array in that message.
+    Floats slightly outside 0..1 are clamped. Others, and NaN, raise PortraitmattingError: an image
+    in 0..255 taken as one in 0..1 would give wrong results without an error. `what` names the array
+    in the message.
     """
     check_range(pixels, what)
     full = peak(pixels.dtype)
@@ -45,13 +44,13 @@ def to_unit(pixels: NDArray[Any], what: str = "pixels") -> NDArray[np.float32]:
 
 
 def check_range(pixels: NDArray[Any], what: str = "pixels") -> None:
-    """Raise what `to_unit` raises; costs nothing for integers."""
+    """Raise what `to_unit` raises; takes no time for integers."""
     if peak(pixels.dtype) != 1 or not pixels.size:
         return
-    least, most = pixels.min(), pixels.max()
-    if not (least >= -FLOAT_SLACK and most <= 1 + FLOAT_SLACK):
+    low, high = pixels.min(), pixels.max()
+    if not (low >= -FLOAT_SLACK and high <= 1 + FLOAT_SLACK):
         raise PortraitmattingError(
-            f"{what} of floating point must lie in 0..1, got {least:.4g}..{most:.4g}: "
+            f"{what} of floating point must be in 0..1, got {low:.4g}..{high:.4g}: "
             "divide by the largest possible value (255 for 8 bits) first"
         )
 
@@ -59,7 +58,7 @@ def check_range(pixels: NDArray[Any], what: str = "pixels") -> None:
 def to_dtype(pixels: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
     """Any shape, uint8 | uint16 | float -> the same pixels as `dtype`, rounded to the nearest.
 
-    Going up and back again gives the same values. Errors as in `to_unit`.
+    From 8 bits to more and back gives the same values. Errors as in `to_unit`.
     """
     kind = np.dtype(dtype)
     full = peak(kind)
@@ -71,3 +70,11 @@ def to_dtype(pixels: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
     if full == 1:
         return unit.astype(kind, copy=False)
     return np.rint(unit * np.float32(full)).astype(kind)
+
+
+def from_levels(samples: NDArray[Any], largest: int, dtype: DTypeLike = np.uint16) -> NDArray[Any]:
+    """Integers in 0..`largest` -> the same pixels as uint8 | uint16, rounded to the nearest."""
+    full = peak(dtype)
+    levels = np.arange(largest + 1, dtype=np.int64)
+    table = ((levels * full + largest // 2) // largest).astype(dtype)
+    return np.asarray(table[samples.clip(0, largest)])

@@ -1,4 +1,4 @@
-"""TIFF files -> their samples. Only layouts that are known to be read right are read."""
+"""TIFF files. Only layouts that are known to be read correctly are read."""
 
 import io
 import logging
@@ -10,9 +10,9 @@ import tifffile
 from numpy.typing import NDArray
 
 from portraitmatting.errors import ImageError
-from portraitmatting.images.pixels import FLOAT_SLACK, to_dtype
+from portraitmatting.images.pixels import FLOAT_SLACK, from_levels, to_dtype
 
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # oddities go to standard error otherwise
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it would print about oddities
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3}
@@ -23,8 +23,8 @@ _EXPORT = "export it as plain RGB with 8 or 16 bits"
 
 
 class TiffImage:
-    """The first image in a file, without its pixels yet. Raises ImageError for what is not read,
-    and nearly anything for damaged files."""
+    """The first image in a file; `read` has its pixels. Raises ImageError for files that are not
+    read, and nearly any error for damaged files."""
 
     def __init__(self, data: bytes) -> None:
         self._size = len(data)
@@ -40,8 +40,8 @@ class TiffImage:
 
     @property
     def is_for_pillow(self) -> bool:
-        """Whether its colours are stored in a way that Pillow converts: Lab, or luma and chroma
-        without JPEG compression, which would have undone that."""
+        """Whether Pillow must convert the colours: Lab, or luma and chroma, unless they are
+        compressed as JPEG, whose decoder converts them."""
         page = self._page
         if self._photometric == _YCBCR:
             return bool(page.compression != _JPEG)
@@ -71,7 +71,7 @@ class TiffImage:
         return pixels, alpha, multiplied
 
     def _layout(self) -> tuple[int, tuple[int, ...]]:
-        """How many samples are colours, and what the others mean."""
+        """The number of samples that are colours, and the meanings of the others."""
         page, photometric = self._page, self._photometric
         colours = _COLOURS.get(photometric)
         if colours is None:
@@ -81,8 +81,8 @@ class TiffImage:
         kind = page.dtype.kind if page.dtype is not None else "?"
         bits = page.bitspersample
         if kind not in "ubf" or not isinstance(bits, int) or (kind != "f" and bits > 16):
-            what = {"i": "signed integers", "u": "32-bit integers", "c": "complex numbers"}
-            raise ImageError(f"holds {what.get(kind, 'an odd number of bits')}: {_EXPORT}")
+            names = {"i": "signed integers", "u": "32-bit integers", "c": "complex numbers"}
+            raise ImageError(f"holds {names.get(kind, 'an odd number of bits')}: {_EXPORT}")
         if kind == "f" and photometric not in (_BLACK_IS_ZERO, _RGB):
             raise ImageError(f"floating point in an unusual layout: {_EXPORT}")
         if page.imagedepth != 1 or page.tags.valueof(332, 1) != 1:  # other inks than CMYK
@@ -91,7 +91,7 @@ class TiffImage:
             raise ImageError(f"{page.samplesperpixel} samples per pixel: {_EXPORT}")
         extras = tuple(int(meaning) for meaning in page.extrasamples)
         if not extras and page.samplesperpixel == colours + 1:
-            extras = (_UNASSOCIATED,)  # older writers forget to say so
+            extras = (_UNASSOCIATED,)  # older programs do not record it
         return colours, extras[: page.samplesperpixel - colours]
 
     def _samples(self) -> NDArray[Any]:
@@ -100,10 +100,10 @@ class TiffImage:
         segments = math.prod(page.chunked)
         offsets, counts = page.dataoffsets[:segments], page.databytecounts[:segments]
         ends = max(map(sum, zip(offsets, counts, strict=False)), default=0)
-        cut = page.compression != 1 and ends > self._size  # else tifffile notices
-        if len(offsets) < segments or len(counts) < segments or 0 in counts or cut:
+        truncated = page.compression != 1 and ends > self._size  # else tifffile notices it
+        if len(offsets) < segments or len(counts) < segments or 0 in counts or truncated:
             raise ImageError("damaged or incomplete (pixels are missing): copy or export it again")
-        stored = np.zeros(page.shaped, page.dtype)  # whatever a decoder leaves out is no leak
+        stored = np.zeros(page.shaped, page.dtype)  # for pixels that a decoder leaves out
         stored = page.asarray(out=stored, squeeze=False, maxworkers=1).reshape(page.shaped)
         planes, _, height, width, samples = stored.shape
         if planes == 1:
@@ -121,12 +121,10 @@ class TiffImage:
             return to_dtype(samples, np.uint16)
         if samples.dtype == bool:
             return samples.astype(np.uint8) * np.uint8(255)
-        native = np.uint8 if bits <= 8 else np.uint16
+        dtype = np.uint8 if bits <= 8 else np.uint16
         if bits in (8, 16):
-            return samples.astype(native, copy=False)
-        largest, full = (1 << bits) - 1, np.iinfo(native).max
-        steps = np.arange(largest + 1, dtype=np.int64)
-        return ((steps * full + largest // 2) // largest).astype(native)[samples.clip(0, largest)]
+            return samples.astype(dtype, copy=False)
+        return from_levels(samples, (1 << bits) - 1, dtype)
 
     def _through_palette(self, indices: NDArray[Any]) -> NDArray[np.uint8]:
         colormap = self._page.colormap

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.images.files import list_images, read_alpha, read_image
+from portraitmatting.images.files import read_alpha, read_image
+from portraitmatting.images.listing import list_images
 from portraitmatting.images.pixels import to_unit
 from portraitmatting.training.augment import own_colours, random_view
 from portraitmatting.training.config import DataSource

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from portraitmatting.compositing import Background, image_background, parse_background
 from portraitmatting.errors import one_line
-from portraitmatting.images.kinds import READABLE
+from portraitmatting.images.listing import READABLE
 from portraitmatting.images.pixels import to_dtype
 from portraitmatting.video.ffmpeg import VideoError, ffmpeg_name
 

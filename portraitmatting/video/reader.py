@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portraitmatting.errors import ImageError, one_line
-from portraitmatting.images.files import READABLE, read_image
+from portraitmatting.images.files import read_image
+from portraitmatting.images.listing import READABLE
 from portraitmatting.images.pixels import to_dtype
 from portraitmatting.video.ffmpeg import (
     Converter,
