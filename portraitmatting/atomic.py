@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Files that appear completely or not at all."""
 
 import contextlib
 import errno
@@ -19,10 +19,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Its content reaches the disk before its name does, so that not even a power cut leaves half a
     file. On any error, Ctrl-C included, the temporary file is removed and `path` stays as it was.
-    The suffix is kept, since some writers go by it. `OSError` is the caller's to explain.
+    It has the suffix of `path`, by which some writers choose the format. The caller handles
+    `OSError`.
     """
-    # Not tempfile.mkstemp: its files are private, and to learn the permissions they should have had
-    # one has to change the umask, under the feet of other threads.
+    # Not tempfile.mkstemp: only the owner may read its files, and the usual permissions are known
+    # only by changing the umask, which other threads would notice.
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp{path.suffix}")
     try:
         temporary.touch(exist_ok=False)
@@ -48,8 +49,8 @@ def _sync(path: Path) -> None:
 
 
 def make_folders(folder: Path) -> None:
-    """`folder` and what is missing above it; not by recursion, as `Path.mkdir` and `os.makedirs`
-    do, which ends at a thousand levels."""
+    """Make `folder` and what is missing above it; without recursion, which limits `Path.mkdir` and
+    `os.makedirs` to a thousand levels."""
     missing = []
     while not os.path.isdir(folder):
         missing.append(folder)
@@ -61,8 +62,8 @@ def make_folders(folder: Path) -> None:
 
 
 def check_replaceable(path: Path) -> None:
-    """Raise `OSError`, before the work, where `atomic_path(path)` would raise it after: no folder,
-    no right to write there, or something at `path` that no file can take the place of."""
+    """Raise `OSError` if `atomic_path(path)` would: there is no folder, no right to write, or
+    something at `path` that a file cannot replace."""
     with contextlib.suppress(FileNotFoundError):
         mode = os.lstat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -79,7 +80,7 @@ def check_replaceable(path: Path) -> None:
 
 
 def _is_mount_point(path: Path) -> bool:
-    # A file of the same file system can be mounted too (docker run -v), which ismount overlooks.
+    # A file of the same file system can be mounted too (docker run -v), which ismount misses.
     if os.path.ismount(path):
         return True
     with contextlib.suppress(OSError):

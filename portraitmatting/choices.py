@@ -1,8 +1,8 @@
-"""Every word and number that an option takes, and their checks; imports nothing heavy.
+"""The values of options, and their checks; imports nothing heavy.
 
-Command lines offer these words and answer a wrong one at once; the modules that need PyTorch or
-OpenCV take the same constants from here. Each check returns its argument, or raises
-PortraitmattingError, which names the value and what would be accepted.
+Command lines check options by these constants without loading PyTorch or OpenCV; the modules that
+need those libraries use the same constants. Each check returns its argument, or raises
+PortraitmattingError, which names the value and what is accepted.
 """
 
 import os
@@ -17,11 +17,11 @@ MULTIPLE = 32
 """Working sizes are multiples of this: the network halves an image five times."""
 LARGEST_SHORT_SIDE = 8192
 PRESETS = {"live": 0.42, "fast": 0.6, "balanced": 0.8, "quality": 1.0}
-"""Preset to its part of the short side that the checkpoint works best at. The weights and
-everything after the network stay as they are: what the network does not see at a smaller size, the
-guided filter takes from the image."""
+"""Preset to the working short side, as a part of the checkpoint's. The weights and the steps after
+the network are the same: details that the network does not see at a smaller size, the guided filter
+takes from the image."""
 KINDS = ("alpha", "rgba", "composite", "foreground")
-"""What can be written of an image, each into a folder of this name."""
+"""Kinds of results, and the names of their folders."""
 FORMATS = ("png", "webp", "tiff", "jpg", "tif", "jpeg")
 OPAQUE_FORMATS = ("jpg", "jpeg")
 """Formats without transparency, which therefore hold no rgba."""
@@ -29,13 +29,13 @@ DEEP_FORMATS = ("png", "tiff", "tif")
 """Formats that hold 16 bits per channel."""
 BITS = (8, 16)
 METHODS = ("ml", "cf", "fast", "none")
-"""How the person's colours are estimated."""
+"""Methods that estimate the person's colours."""
 DEVICES = ("auto", "cpu", "cuda", "mps")
 ONNX_DEVICES = ("auto", "cpu", "cuda", "directml", "coreml")
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-"""Precision, besides "auto", to what PyTorch calls it."""
+"""Precisions, besides "auto", and PyTorch's names of them."""
 STORAGE = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
-"""How a checkpoint's weights are stored, to what PyTorch calls it."""
+"""Storage of a checkpoint's weights, and PyTorch's names of it."""
 ONNX_PRECISIONS = ("fp32", "fp16")
 REGIONS = ("whole", "unknown")
 """Pixels that mattes are scored on."""
@@ -53,7 +53,7 @@ def check_word(what: str, word: str, known: Iterable[str]) -> str:
 
 
 def check_number(what: str, value: _Number, low: float, high: float) -> _Number:
-    """`value`, if it lies in low..high, which NaN does not."""
+    """`value`, if it is in low..high; NaN is not."""
     if not low <= value <= high:
         raise PortraitmattingError(f"{what} {value}: use {low:g} to {high:g}")
     return value
@@ -71,7 +71,7 @@ def preset_short_side(short_side: int, preset: str) -> int:
 
 
 def check_short_side(short_side: int) -> int:
-    """`short_side`, if it is a multiple of 32 that an image could be worked at."""
+    """`short_side`, if it is a multiple of 32 up to 8192."""
     if not MULTIPLE <= short_side <= LARGEST_SHORT_SIDE or short_side % MULTIPLE:
         near = min(max(MULTIPLE, round(short_side / MULTIPLE) * MULTIPLE), LARGEST_SHORT_SIDE)
         raise PortraitmattingError(
@@ -81,11 +81,10 @@ def check_short_side(short_side: int) -> int:
 
 
 def check_device(name: str) -> str:
-    """`name`, if it may name a device of PyTorch or onnxruntime, whether or not it is there."""
+    """`name`, if it can be a device of PyTorch or onnxruntime, whether or not it is present."""
     kind, colon, index = name.partition(":")
-    known = dict.fromkeys([*DEVICES, *ONNX_DEVICES])
     numbered = not colon or (kind in ("cuda", "directml") and re.fullmatch("[0-9]{1,3}", index))
-    if kind not in known or not numbered:
+    if kind not in (*DEVICES, *ONNX_DEVICES) or not numbered:
         raise PortraitmattingError(
             f"unknown device {name!r}: use auto, cpu, cuda, cuda:1 or mps; of an ONNX file also "
             "directml, directml:1 or coreml"
@@ -99,14 +98,14 @@ def check_precision(name: str) -> str:
 
 
 def check_background(text: str) -> str:
-    """`text`, if it is `BACKGROUND_SYNTAX`, as far as can be known without opening the file."""
+    """`text`, if it is `BACKGROUND_SYNTAX`; a file need only exist."""
     parse_background_syntax(text)
     return text
 
 
 def parse_background_syntax(text: str) -> tuple[int, int, int] | float | str | Path:
     """The RGB of a colour (0..255, sRGB), the strength of "blur:0.05", the word "blur" or
-    "checkerboard", or the path of a file that is there."""
+    "checkerboard", or the path of a file that exists."""
     if text in ("checkerboard", "chequer"):
         return "checkerboard"
     if text == "blur":

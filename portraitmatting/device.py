@@ -1,4 +1,4 @@
-"""Which device runs the network, in which precision, and why an NVIDIA GPU is not used."""
+"""What PyTorch runs on: devices, precisions, threads and memory; why an NVIDIA GPU is not used."""
 
 import ctypes
 import logging
@@ -21,10 +21,10 @@ Result = TypeVar("Result")
 _log = logging.getLogger("portraitmatting")
 PRECISIONS = {name: getattr(torch, dtype) for name, dtype in choices.PRECISIONS.items()}
 
-_SIGNS = ("proc/driver/nvidia/gpus/*", "dev/nvidia[0-9]*", "dev/dxg")
-"""Where a driver shows its GPUs: Linux, Linux in a container, and Windows' Linux."""
+_GPU_PATHS = ("proc/driver/nvidia/gpus/*", "dev/nvidia[0-9]*", "dev/dxg")
+"""Paths of a driver's GPUs in Linux, in containers, and in Windows' subsystem for Linux."""
 _WHEELS = {11: ("cu118", '"torch<2.8" "torchvision<0.23"'), 12: ("cu126", "torch torchvision")}
-"""CUDA major version of a driver to the newest builds of PyTorch that every such driver runs."""
+"""CUDA major version to the newest builds of PyTorch that run on every driver of that version."""
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -38,7 +38,7 @@ def choose_device(name: str = "auto") -> torch.device:
             return torch.device("cuda")
         if torch.backends.mps.is_available():
             return torch.device("mps")
-        if reason := why_idle(torch.version.cuda, torch.version.hip):
+        if reason := why_gpu_is_idle(torch.version.cuda, torch.version.hip):
             _log.warning("%s; using the CPU", reason)  # without a handler, a line on stderr
         return torch.device("cpu")
     try:
@@ -47,9 +47,9 @@ def choose_device(name: str = "auto") -> torch.device:
         raise PortraitmattingError(f"unknown device {name!r}: use auto, cpu, cuda or mps") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         reason = "no usable GPU found" if torch.version.cuda else "this PyTorch has no CUDA"
-        if is_hidden():
+        if gpus_are_hidden():
             reason = "CUDA_VISIBLE_DEVICES hides every GPU"
-        reason = why_idle(torch.version.cuda, torch.version.hip) or reason
+        reason = why_gpu_is_idle(torch.version.cuda, torch.version.hip) or reason
         raise PortraitmattingError(f"device {name!r}: {reason}; use cpu or auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
@@ -82,18 +82,18 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 def is_faster_in_bf16() -> bool:
     """Whether this processor runs the network faster in bf16 than in fp32.
 
-    True with AMX, and for AMD's with AVX512-BF16. Intel's with AVX512-BF16 but without AMX, as some
-    virtual machines have it, were slower; without either, bf16 is emulated.
+    True with AMX, and on AMD with AVX512-BF16. Intel's processors with AVX512-BF16 but without AMX,
+    as in some virtual machines, were slower; without either, bf16 is emulated.
     """
-    # Not in every PyTorch.
+    # Older versions of PyTorch lack get_capabilities.
     processor: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    of_amd = str(processor.get("cpu_name", "")).startswith("AMD")
-    return bool(processor.get("amx_bf16") or (of_amd and processor.get("avx512_bf16")))
+    is_amd = str(processor.get("cpu_name", "")).startswith("AMD")
+    return bool(processor.get("amx_bf16") or (is_amd and processor.get("avx512_bf16")))
 
 
 def check_compiler() -> None:
-    """Raises `PortraitmattingError` if there is no C++ compiler, without which torch.compile fails
-    only at the first image, and at length."""
+    """Raise `PortraitmattingError` if there is no C++ compiler: torch.compile would fail
+    at the first image and with a long traceback."""
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++", "cl"]
     if not any(map(shutil.which, names)):
         raise PortraitmattingError(
@@ -103,14 +103,14 @@ def check_compiler() -> None:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch computes on the CPU in this thread alone, and starts no others.
+def limit_threads(count: int) -> Iterator[None]:
+    """PyTorch computes on the CPU with at most `count` threads.
 
-    Its pool of threads does not survive a fork: a child that was forked after the pool was started
-    waits for it forever.
+    With 1 it starts no thread, so that the process may still fork: a child that was forked after
+    PyTorch had started its threads waits for them forever.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(min(count, threads))
     try:
         yield
     finally:
@@ -121,13 +121,13 @@ _computed = _forked = False
 
 
 def check_process() -> None:
-    """Call before PyTorch computes on several threads: raises `PortraitmattingError` in a process
-    that was forked after that, and would wait forever for threads that it does not have."""
+    """Call this before PyTorch computes with several threads: raises `PortraitmattingError` in a
+    process that was forked from one that has done so, and would wait for its threads forever."""
     global _computed
     if _forked:
         raise PortraitmattingError(
-            "this process was forked from one that had run the network already, and has not got "
-            "its threads: load the model in each worker, or start workers by spawn"
+            "this process was forked from one that had run the network already, and lacks its "
+            "threads: load the model in each worker, or start workers by spawn"
         )
     _computed = True
 
@@ -152,13 +152,13 @@ def describe_device(device: torch.device) -> str:
 
 
 def describe_precision(dtype: torch.dtype) -> str:
-    """A dtype's name as `choose_precision` takes it."""
-    return next(name for name, known in PRECISIONS.items() if known == dtype)
+    """The name of a dtype for `choose_precision`."""
+    return next(name for name, value in PRECISIONS.items() if value == dtype)
 
 
 @contextmanager
 def explain_memory(message: str) -> Iterator[None]:
-    """Raises `PortraitmattingError` with this message where memory is too small."""
+    """Errors of missing memory become `PortraitmattingError` with this message."""
     try:
         yield
     except Exception as error:
@@ -198,15 +198,15 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def why_idle(torch_cuda: str | None, torch_hip: str | None = None) -> str | None:
+def why_gpu_is_idle(torch_cuda: str | None, torch_hip: str | None = None) -> str | None:
     """Why PyTorch, built for this version of CUDA or ROCm, does not use the NVIDIA GPU of this
     machine, and the way out, in one line; None if there is no GPU, or it is hidden on purpose.
 
-    Needs no working driver: such GPUs are what it explains.
+    Works without a driver, which may be the reason.
     """
-    if is_hidden() or not (sign := find_gpu()):
+    if gpus_are_hidden() or not (evidence := find_gpu()):
         return None
-    gpu = f"there is an NVIDIA GPU ({sign})"
+    gpu = f"there is an NVIDIA GPU ({evidence})"
     if not torch_cuda:
         kind = f"made for ROCm {torch_hip}" if torch_hip else "built without CUDA"
         return (
@@ -232,15 +232,15 @@ def why_idle(torch_cuda: str | None, torch_hip: str | None = None) -> str | None
     )
 
 
-def is_hidden() -> bool:
+def gpus_are_hidden() -> bool:
     """Whether CUDA_VISIBLE_DEVICES hides every GPU: it is set and empty, or begins with -1."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible is not None and (not visible.strip() or visible.strip().startswith("-1"))
 
 
 def find_gpu(root: Path = Path("/")) -> str | None:
-    """The sign of an NVIDIA GPU, such as a path; None if there is none."""
-    for pattern in _SIGNS:
+    """Evidence of an NVIDIA GPU, such as a path; None if there is none."""
+    for pattern in _GPU_PATHS:
         if next(root.glob(pattern), None):
             return f"/{pattern.rstrip('/*[0-9]')}"
     listed = _nvidia_smi("-L")
@@ -259,7 +259,7 @@ def driver_cuda() -> tuple[int, int] | None:
 
 
 def _driver_version() -> str:
-    """The driver's own version, as " 535.104"; empty if nothing tells it."""
+    """The driver's version, as " 535.104"; empty if it is unknown."""
     lines = _nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader").split()
     return f" {lines[0]}" if lines else ""
 

@@ -1,7 +1,7 @@
-"""What this environment is, and what is wrong with it in words: `portraitmatting doctor`.
+"""The environment, and what is wrong with it: `portraitmatting doctor`.
 
-Packages and libraries, devices and threads, the checkpoint. A check returns findings and never
-raises for what it finds broken.
+It checks packages and libraries, devices and threads, and the checkpoint. A check returns findings;
+it never raises an error for something broken.
 """
 
 import importlib
@@ -30,7 +30,7 @@ OPENCVS = (
     "opencv-python-headless",
     "opencv-contrib-python-headless",
 )
-"""Distributions that all install the one folder cv2."""
+"""Distributions that all install the folder cv2."""
 EXTRAS = {
     "video": ("av",),
     "virtualcam": ("pyvirtualcam",),
@@ -41,7 +41,7 @@ EXTRAS = {
     "completion": ("shtab",),
     "watch": ("watchdog",),
 }
-"""Extra to the modules that come with it."""
+"""The modules of each extra."""
 PURPOSES = {
     "video": "video files with their sound",
     "virtualcam": "the result as a camera that meeting programs can choose",
@@ -55,7 +55,7 @@ PURPOSES = {
 _POOLS = {"tbb": "tbbpool", "omp": "omppool", "workqueue": "workqueue"}
 """numba's threading layers, best first, and their modules in numba.np.ufunc."""
 _LAYER_KINDS = ("default", "safe", "forksafe", "threadsafe")
-"""What else NUMBA_THREADING_LAYER may be."""
+"""Further values of NUMBA_THREADING_LAYER."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Finding:
     name: str
     value: str
     wrong: str | None = None
-    """What is wrong with it and the way out, on one line; None if all is well."""
+    """What is wrong, and the way out, in one line; None if nothing is."""
 
 
 def examine() -> list[Finding]:
@@ -79,7 +79,7 @@ def examine() -> list[Finding]:
 
 
 def versions() -> list[Finding]:
-    """What is installed; a package that is needed and missing is wrong."""
+    """The versions of packages; those that are missing are wrong."""
     findings = [Finding("python", f"{platform.python_version()}, {platform.system()}")]
     for name in PACKAGES:
         if version := installed(name):
@@ -100,44 +100,44 @@ def installed(name: str) -> str | None:
 
 
 def requirements() -> list[Finding]:
-    """What the installed package asks for and has not got in that version."""
+    """The requirements of this package whose installed version does not fit."""
     try:
-        wanted = metadata.requires("portraitmatting") or []
+        requirements = metadata.requires("portraitmatting") or []
     except metadata.PackageNotFoundError:
-        return []  # a copy that is merely on the path asks for nothing
-    return unmet(wanted)
+        return []  # a copy on the path that is not installed
+    return unmet(requirements)
 
 
-def unmet(wanted: Sequence[str]) -> list[Finding]:
-    """Of requirements as packages state them, those whose version does not fit, extras aside."""
+def unmet(requirements: Sequence[str]) -> list[Finding]:
+    """Those of a package's requirements, except extras, whose installed version does not fit."""
     try:
         from packaging.requirements import Requirement
     except ImportError:
         return []  # it comes with timm, whose absence is reported elsewhere
 
     findings = []
-    for requirement in map(Requirement, wanted):
+    for requirement in map(Requirement, requirements):
         marker, version = requirement.marker, installed(requirement.name)
         if version is None or (marker and not marker.evaluate({"extra": ""})):
             continue
         if not requirement.specifier.contains(version, prereleases=True):
-            asked = f"{requirement.name}{requirement.specifier}"
-            wrong = f'{requirement.name} is {version}, needed is: pip install "{asked}"'
+            needed = f"{requirement.name}{requirement.specifier}"
+            wrong = f'{requirement.name} is {version}, needed is: pip install "{needed}"'
             findings.append(Finding(requirement.name, version, wrong))
     return findings
 
 
 def opencv(build: Callable[[], str] | None = None) -> list[Finding]:
-    """Which OpenCV there is, whether it can open windows, and whether it is one."""
-    there = {name: version for name in OPENCVS if (version := installed(name))}
-    text = ", ".join(f"{name} {version}" for name, version in there.items())
+    """OpenCV: whether it is installed once, and can open windows."""
+    versions = {name: version for name in OPENCVS if (version := installed(name))}
+    text = ", ".join(f"{name} {version}" for name, version in versions.items())
     cv2, wrong = attempt("cv2")
     if cv2 is None:
         return [Finding("opencv", text or "missing", wrong)]
-    if len(there) > 1:
+    if len(versions) > 1:
         wrong = (
-            f"{' and '.join(there)} install the same folder and overwrite each other: "
-            f"pip uninstall {' '.join(there)}, then pip install opencv-python"
+            f"{' and '.join(versions)} install the same folder and overwrite each other: "
+            f"pip uninstall {' '.join(versions)}, then pip install opencv-python"
         )
     elif re.search(r"GUI:\s+NONE", (build or cv2.getBuildInformation)()):
         wrong = (
@@ -148,51 +148,51 @@ def opencv(build: Callable[[], str] | None = None) -> list[Finding]:
 
 
 def imports() -> list[Finding]:
-    """Those of PyTorch's family that cannot be imported, and why."""
+    """PyTorch, torchvision or timm, if it cannot be imported, and why."""
     for name in ("torch", "torchvision", "timm"):
         _, wrong = attempt(name)
         if wrong and installed(name):
-            # The others build on it and would only say the same again.
+            # The others depend on it and fail with the same error.
             return [Finding(name, "cannot be imported", wrong)]
     return []
 
 
 def attempt(name: str) -> tuple[ModuleType | None, str | None]:
-    """A module, or None and in words why it cannot be imported."""
+    """A module, or None and the reason why it cannot be imported."""
     try:
         return importlib.import_module(name), None
-    except Exception as error:  # a broken binary may raise whatever it likes
+    except Exception as error:  # a broken library may raise any error
         return None, explain(name, error)
 
 
 def explain(name: str, error: Exception) -> str:
-    """One line on a failed import: the cause if it is a known one, and the way out."""
+    """The cause of a failed import, if it is known, and the way out, in one line."""
     message = " ".join(str(error).split())[:200]
     if name == "cv2" and re.search(r"lib(GL|gthread|glib)", message):
         return f"OpenCV lacks a system library ({message}): apt-get install libgl1 libglib2.0-0"
     if name == "torchvision":
-        have, partner = installed("torch") or "?", installed("torchvision") or "?"
+        torch, torchvision = installed("torch") or "?", installed("torchvision") or "?"
         return (
-            f"torchvision {partner} does not fit torch {have}{_partner(partner)}, and timm needs "
-            f"both ({message}): pip install --force-reinstall torch torchvision"
+            f"torchvision {torchvision} does not fit torch {torch}{_partner(torchvision)}, and "
+            f"timm needs both ({message}): pip install --force-reinstall torch torchvision"
         )
     return f"{name} cannot be imported ({type(error).__name__}: {message}): pip install {name}"
 
 
 def _partner(torchvision: str) -> str:
-    """Which torch a torchvision is made for: since 0.15 their minor versions differ by 15."""
+    """The torch that a torchvision is made for: since 0.15 their minor versions differ by 15."""
     minor = re.match(r"0\.(\d+)", torchvision)
     return f" (it is made for torch 2.{int(minor[1]) - 15})" if minor else ""
 
 
 def importable(module: str) -> bool:
-    """Whether there is such a module, a mere folder of its name in the way aside."""
+    """Whether there is such a module; a folder without code does not count."""
     spec = importlib.util.find_spec(module)
     return spec is not None and spec.origin is not None
 
 
 def extras() -> list[Finding]:
-    """What is there beyond the necessary, and what the rest would be for; nothing wrong here."""
+    """Which extras are installed, and what the others are for; none of this is wrong."""
     return [
         Finding(
             f"[{extra}]",
@@ -205,8 +205,8 @@ def extras() -> list[Finding]:
 
 
 def devices(torch: Any) -> list[Finding]:
-    """What PyTorch can compute on, and whether it leaves a GPU unused."""
-    from portraitmatting.device import is_hidden, why_idle  # needs a PyTorch that can be imported
+    """The devices that PyTorch can use, and whether it leaves a GPU unused."""
+    from portraitmatting.device import gpus_are_hidden, why_gpu_is_idle  # which import PyTorch
 
     names = ["cpu"]
     if torch.cuda.is_available():
@@ -217,8 +217,8 @@ def devices(torch: Any) -> list[Finding]:
         names.append("mps")
     wrong = None
     if not torch.cuda.is_available():
-        wrong = why_idle(torch.version.cuda, torch.version.hip)
-        if is_hidden():
+        wrong = why_gpu_is_idle(torch.version.cuda, torch.version.hip)
+        if gpus_are_hidden():
             names.append("GPUs hidden by CUDA_VISIBLE_DEVICES")
     made_for = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
     made_for = f"ROCm {torch.version.hip}" if torch.version.hip else made_for
@@ -226,7 +226,7 @@ def devices(torch: Any) -> list[Finding]:
 
 
 def threads(torch: Any) -> list[Finding]:
-    """How many threads each library has, and which layer numba runs its on."""
+    """The number of threads of each library, and numba's threading layer."""
     findings = [
         Finding("processors", str(os.cpu_count())),
         Finding("torch threads", f"{torch.get_num_threads()} ({_backend(torch)})"),
@@ -243,18 +243,19 @@ def _backend(torch: Any) -> str:
 
 
 def numba_threads(works: Callable[[str], bool] | None = None) -> list[Finding]:
-    """The layer that numba, and so pymatting, will choose; `works` says if one can be loaded."""
+    """The threading layer that numba will choose for pymatting; `works` is whether a layer can be
+    loaded."""
     numba, wrong = attempt("numba")
     if numba is None:
         return [Finding("numba threads", "none", wrong)]
     if numba.config.DISABLE_JIT:
         wrong = "NUMBA_DISABLE_JIT is set, with which foreground colours take hours: unset it"
         return [Finding("numba threads", "none: compiling is disabled", wrong)]
-    asked = numba.config.THREADING_LAYER
-    if asked not in (*_POOLS, *_LAYER_KINDS):
-        wrong = f"NUMBA_THREADING_LAYER is {asked!r}, which numba does not know: unset it"
-        return [Finding("numba threads", str(asked), wrong)]
-    order = [asked] if asked in _POOLS else numba.config.THREADING_LAYER_PRIORITY
+    setting = numba.config.THREADING_LAYER
+    if setting not in (*_POOLS, *_LAYER_KINDS):
+        wrong = f"NUMBA_THREADING_LAYER is {setting!r}, which numba does not know: unset it"
+        return [Finding("numba threads", str(setting), wrong)]
+    order = [setting] if setting in _POOLS else numba.config.THREADING_LAYER_PRIORITY
     layer = next((name for name in order if (works or _loads)(name)), None)
     if layer == "workqueue":
         wrong = (
@@ -279,7 +280,7 @@ def _loads(layer: str) -> bool:
 
 
 def numba_cache() -> list[Finding]:
-    """Where numba keeps what it has compiled of pymatting; wrong if it cannot keep it."""
+    """The folder in which numba keeps compiled code of pymatting; wrong if there is none."""
     package = importlib.util.find_spec("pymatting")
     if package is None or package.origin is None or attempt("numba")[0] is None:
         return []  # reported elsewhere
@@ -300,16 +301,16 @@ def numba_cache() -> list[Finding]:
 
 
 def checkpoint() -> list[Finding]:
-    """The default checkpoint's file and sha256; wrong if it is missing, a pointer to the weights
-    instead of them, damaged, or not the listed one."""
+    """The default checkpoint's file and sha256; wrong if it is missing, a Git LFS pointer, damaged,
+    or not the listed one."""
     try:
         path, listed = locate()
     except CheckpointError as error:
         return [Finding("checkpoint", "missing", str(error))]
     digest = sha256(path)
-    known = "not listed" if not listed else "as listed" if digest == listed else "not as listed"
+    state = "not listed" if not listed else "as listed" if digest == listed else "not as listed"
     wrong = None
-    if attempt("torch")[0]:  # what is wrong with PyTorch, if anything, is reported elsewhere
+    if attempt("torch")[0]:  # else PyTorch is reported elsewhere
         from portraitmatting.checkpoint.format import read_state
 
         try:
@@ -320,5 +321,5 @@ def checkpoint() -> list[Finding]:
         wrong = f"{path}: {SUMS} lists sha256 {listed}: damaged or another version, fetch it again"
     return [
         Finding("checkpoint", path.name, wrong),
-        Finding("sha256", f"{digest} ({known})"),
+        Finding("sha256", f"{digest} ({state})"),
     ]

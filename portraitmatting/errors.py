@@ -1,4 +1,4 @@
-"""Mistakes that a user can mend. Every message is one line that names the value and the way out."""
+"""Errors that a user can fix. Each message is one line that names the value and the way out."""
 
 
 def one_line(text: str) -> str:

@@ -19,7 +19,7 @@ from portraitmatting.checkpoint.format import (
     save_checkpoint,
     smallest_exact,
 )
-from portraitmatting.device import choose_device, one_thread
+from portraitmatting.device import choose_device, limit_threads
 from portraitmatting.errors import CheckpointError
 
 _USE = """```python
@@ -55,7 +55,7 @@ class OnHub(ModelHubMixin, library_name="portraitmatting"):
         else:
             path = Path(hf_hub_download(model_id, SAFETENSORS_SINGLE_FILE, **download))
         network: Any = cls  # PortraitMatting, the one class that inherits from this
-        with one_thread():  # so that a process may still fork
+        with limit_threads(1):  # so that a process may still fork
             model = network.from_state(*read_checkpoint(path))
             return model.to(choose_device(str(device or "cpu")))
 

@@ -1,4 +1,4 @@
-"""Work done ahead by threads, but only so far ahead that memory stays bounded."""
+"""Work that threads do ahead of its use, as far ahead as memory allows."""
 
 import itertools
 from collections import deque
@@ -30,10 +30,10 @@ def lookahead(
 
 
 def prefetch(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, None]:
-    """The same items in the same order, made by a thread of their own, up to `depth` ahead.
+    """The same items in the same order, made by another thread, up to `depth` ahead.
 
-    An exception of `items` is raised where its item would have come. Closing this generator waits
-    for the thread and closes `items`.
+    An exception of `items` is raised in place of its item. Closing this generator waits for the
+    thread and closes `items`.
     """
     iterator = iter(items)
     pool = ThreadPoolExecutor(1, "prefetch")

@@ -27,7 +27,7 @@ from portraitmatting.device import (
     describe_device,
     describe_precision,
     explain_memory,
-    one_thread,
+    limit_threads,
 )
 from portraitmatting.errors import ImageError, PortraitmattingError, one_line
 from portraitmatting.guided_filter import guided_upsample, guided_upsample_tensor
@@ -190,7 +190,7 @@ class Predictor:
             self.dtype = choose_precision(precision, self.device)
             if any(p.is_floating_point() and p.dtype != torch.float32 for p in model.parameters()):
                 model = model.float()  # what is computed in fewer bits is chosen by `precision`
-            with one_thread():  # so that a process may still fork
+            with limit_threads(1):  # so that a process may still fork
                 self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
                 if self.dtype != torch.float32:
                     self._network = self.model.at_precision(self.dtype)
@@ -223,7 +223,7 @@ class Predictor:
         if isinstance(self.model, OnnxModel):
             return self.model.fingerprint
         digest = hashlib.sha256()
-        with one_thread():
+        with limit_threads(1):
             for tensor in self.model.state_dict().values():
                 digest.update(tensor.float().cpu().contiguous().numpy().data)
         return digest.hexdigest()[:16]

@@ -260,7 +260,7 @@ def test_a_driver_too_old_for_this_pytorch(monkeypatch, caplog, driver, cuda, me
     monkeypatch.setattr(device, "driver_cuda", lambda: driver)
     monkeypatch.setattr(device, "_driver_version", lambda: " 535.104")
     monkeypatch.setattr(torch.version, "cuda", cuda)
-    assert re.search(message, device.why_idle(cuda))
+    assert re.search(message, device.why_gpu_is_idle(cuda))
     assert re.search(message, wrongs(doctor.devices(torch))[0])
     choose_device("auto")  # goes on, and says so
     assert re.search(message.removesuffix("$"), caplog.text) and "using the CPU" in caplog.text

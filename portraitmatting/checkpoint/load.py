@@ -14,7 +14,7 @@ from portraitmatting.checkpoint.format import (
     save_checkpoint,
 )
 from portraitmatting.checkpoint.registry import SUMS, is_onnx, known_sums, locate, sha256
-from portraitmatting.device import choose_device, one_thread
+from portraitmatting.device import choose_device, limit_threads
 from portraitmatting.errors import CheckpointError
 from portraitmatting.modeling.model import PortraitMatting
 from portraitmatting.onnx_model import OnnxModel
@@ -56,7 +56,7 @@ def load_network(
             f"{path}: its sha256 is {digest[:12]}..., but {SUMS} lists {listed[:12]}...: "
             "the file is damaged or another version; fetch it again"
         )
-    with one_thread():
+    with limit_threads(1):
         return _build(path).to(device)
 
 

@@ -3,16 +3,16 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from portraitmatting.atomic import make_folders
+from portraitmatting.device import limit_threads
 from portraitmatting.errors import PortraitmattingError, one_line
 from portraitmatting.folder.journal import Journal, Summary, Task, digest_of, list_tasks, settings
 from portraitmatting.folder.pipeline import Pipeline, Stop, count_pixels, failure
@@ -77,7 +77,7 @@ def matte_folder(
         hidden = None if progress is True else True
         with (
             tqdm(total=len(tasks), unit=" images", disable=hidden) as bar,
-            _threads_of_the_network(max(1, cores // len(tasks))),
+            limit_threads(max(1, cores // len(tasks))),  # each core has images of its own
         ):
             report = progress if callable(progress) else None
             job = _Job(plan, predictor, results, by_kind, journal, summary, bar, report)
@@ -91,17 +91,6 @@ def available_cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows
         return os.cpu_count() or 1
-
-
-@contextmanager
-def _threads_of_the_network(count: int) -> Iterator[None]:
-    """`count` threads of PyTorch for each image in work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(count, before))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
