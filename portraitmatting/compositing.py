@@ -236,12 +236,18 @@ def checkerboard(squares: int = 45) -> Background:
     if squares < 1:
         raise PortraitmattingError(f"a checkerboard takes 1 square or more, got {squares}")
 
-    def paint(image: NDArray[Any], icc_profile: bytes | None) -> NDArray[Any]:
-        size = max(1, round(min(image.shape[:2]) / squares))
-        rows, columns = (np.arange(n) // size for n in image.shape[:2])
+    @functools.lru_cache(maxsize=1)
+    def drawn(height: int, width: int, dtype: str, icc_profile: bytes | None) -> NDArray[Any]:
+        size = max(1, round(min(height, width) / squares))
+        rows, columns = (np.arange(side) // size for side in (height, width))
         greys = np.repeat(np.array([[255], [204]], np.uint8), 3, axis=1)
-        tones = convert_rgb(to_dtype(greys[None], _depth(image.dtype)), None, icc_profile)[0]
-        return tones.astype(image.dtype)[(rows[:, None] + columns) % 2]
+        tones = convert_rgb(to_dtype(greys[None], _depth(dtype)), None, icc_profile)[0]
+        board = tones.astype(dtype)[(rows[:, None] + columns) % 2]
+        board.setflags(write=False)
+        return board
+
+    def paint(image: NDArray[Any], icc_profile: bytes | None) -> NDArray[Any]:
+        return drawn(image.shape[0], image.shape[1], image.dtype.str, icc_profile)
 
     return SrgbBackground(paint)
 

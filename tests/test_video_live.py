@@ -166,7 +166,7 @@ def test_keys_change_what_is_shown():
     controls.press(ord("]"))
     assert controls.background_name == "blur 0.042"
     controls.press(ord("n"))
-    assert (controls(matted.image, matted.alpha) == (255, 0, 0)).all()
+    assert (controls.at(0)(matted.image, matted.alpha) == (255, 0, 0)).all()
     controls.press(ord("a"))
     grey = controls.render(matted)
     assert np.abs(grey[..., 0] / 255 - matted.alpha).max() < 0.003

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from portraitmatting.compositing import Background, image_background, parse_background
 from portraitmatting.errors import one_line
 from portraitmatting.images.listing import READABLE
-from portraitmatting.images.pixels import to_dtype
 from portraitmatting.video.ffmpeg import VideoError, ffmpeg_name
 
 GREEN = "#00b140"
@@ -24,18 +23,16 @@ not have been shown for a while."""
 
 @runtime_checkable
 class MovingBackground(Protocol):
-    """A `Background` that changes with time."""
+    """A background that changes with time."""
 
-    def seek(self, seconds: float) -> None:
-        """Show this moment from now on."""
-
-    def __call__(self, image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]: ...
+    def at(self, seconds: float) -> Background:
+        """What it is at this moment."""
 
 
 class VideoBackground:
     """A `Background` that plays a video file, looped, covering the image.
 
-    It shows the moment that `seek` was last called with, and so plays at its own speed whatever the
+    It shows the moment that `at` was last called with, and so plays at its own speed whatever the
     rate of the frames in front of it. An earlier moment plays it anew from its start. Raises
     `VideoError` for what OpenCV cannot play.
     """
@@ -61,14 +58,12 @@ class VideoBackground:
         ok, bgr = self._capture.read()
         return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8) if ok else None
 
-    def seek(self, seconds: float) -> None:
-        """Show the frame of this moment, which counts from the start of the first round."""
+    def at(self, seconds: float) -> Background:
+        """The frame of this moment, which counts from the start of the first round."""
         wanted = int(seconds * self._rate + 1e-6)
         if wanted < self._index:
             self._open()
             self._index = -1
-        if wanted == self._index:
-            return
         if wanted > self._index + _SKIP_SECONDS * self._rate:
             length = round(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
             self._capture.set(cv2.CAP_PROP_POS_FRAMES, wanted % max(1, length))
@@ -85,9 +80,10 @@ class VideoBackground:
                 image = self._next()
         if image is not None:
             self._background = image_background(image)
+        return self._background
 
     def __call__(self, image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
-        return to_dtype(self._background(image, alpha), image.dtype)
+        return self._background(image, alpha)
 
 
 def parse_video_background(text: str) -> Background:

@@ -16,6 +16,7 @@ from portraitmatting.errors import PortraitmattingError
 from portraitmatting.guided_filter import guided_upsample
 from portraitmatting.matte import Matte
 from portraitmatting.predictor import Estimate, Predictor
+from portraitmatting.video.backgrounds import MovingBackground
 from portraitmatting.video.reader import Frame
 from portraitmatting.video.stream import MattedFrame, Smoother, smoothed
 
@@ -249,7 +250,7 @@ class LiveStream:
         self,
         frames: Iterable[Frame],
         predictor: Predictor,
-        background: Background,
+        background: Background | MovingBackground,
         method: str = "fast",
         smooth: bool = True,
         target_rate: float = 24,

@@ -4,9 +4,9 @@ import contextlib
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -154,7 +154,7 @@ _BLUR_LIMITS = 0.005, 0.25
 
 @dataclass
 class Controls:
-    """The state that keys change. It is itself a `MovingBackground`: the one that is chosen now."""
+    """The state that keys change. It is itself a `MovingBackground`: the one that is chosen."""
 
     backgrounds: list[tuple[str, Background]]
     """Name and background, at least one; key `n` goes through them."""
@@ -168,7 +168,6 @@ class Controls:
     paused: bool = False
     overlay: bool = True
     help: bool = False
-    _blur: tuple[float, Background] | None = field(default=None, repr=False)
 
     @property
     def background_name(self) -> str:
@@ -176,19 +175,12 @@ class Controls:
         name = self.backgrounds[self.chosen][0]
         return f"blur {self.blur_strength:.3f}" if name == "blur" else name
 
-    def __call__(self, image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+    def at(self, seconds: float) -> Background:
+        """The background that is chosen, as it is at this moment."""
         name, background = self.backgrounds[self.chosen]
         if name == "blur":
-            if self._blur is None or self._blur[0] != self.blur_strength:
-                self._blur = self.blur_strength, Blur(self.blur_strength)
-            background = self._blur[1]
-        return background(image, alpha)
-
-    def seek(self, seconds: float) -> None:
-        """Pass the time on to a background that moves."""
-        background = self.backgrounds[self.chosen][1]
-        if isinstance(background, MovingBackground):
-            background.seek(seconds)
+            return Blur(self.blur_strength)
+        return background.at(seconds) if isinstance(background, MovingBackground) else background
 
     def press(self, key: int) -> Action | None:
         """Take a key's code (-1 for none). What a key does beyond this state is returned."""

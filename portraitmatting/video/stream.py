@@ -62,9 +62,12 @@ class Smoother:
         last, self._alpha = self._alpha, alpha
         if before is None or last is None or last.shape != alpha.shape:
             return alpha
-        moving = _motion(before, scene)
-        keep = _KEEP * (1 - cv2.resize(moving, alpha.shape[::-1], interpolation=cv2.INTER_LINEAR))
-        self._alpha = np.clip(alpha + keep * (last - alpha), 0, 1)
+        still = 1 - _motion(before, scene)
+        keep = cv2.resize(_KEEP * still, alpha.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        steady = last - alpha
+        steady *= keep
+        steady += alpha
+        self._alpha = np.clip(steady, 0, 1, out=steady)
         return self._alpha
 
 
@@ -97,7 +100,7 @@ class MattedFrame:
 
     frame: Frame
     matte: Matte
-    background: Background
+    background: Background | MovingBackground
     method: str
     """How the foreground's colours are estimated, as in `estimate_foreground`."""
     short_side: int
@@ -135,15 +138,16 @@ class MattedFrame:
 
     def result(self, kind: str) -> NDArray[np.uint8]:
         """The pixels of one kind, as `Matte.result` makes them."""
-        if kind == "composite" and isinstance(self.background, MovingBackground):
-            self.background.seek(self.frame.seconds)
-        return self.matte.result(kind, self.background, self.method)  # type: ignore[arg-type]
+        background = self.background
+        if isinstance(background, MovingBackground):
+            background = background.at(self.frame.seconds)
+        return self.matte.result(kind, background, self.method)  # type: ignore[arg-type]
 
 
 def matte_stream(
     frames: Iterable[NDArray[np.uint8] | Frame],
     predictor: Predictor,
-    background: Background | NDArray[np.uint8] | str = GREEN,
+    background: Background | MovingBackground | NDArray[np.uint8] | str = GREEN,
     foreground: str = "fast",
     smooth: bool = True,
     batch_size: int = 1,
@@ -164,7 +168,8 @@ def matte_stream(
     check_word("foreground method", foreground, METHODS)
     if batch_size < 1:
         raise PortraitmattingError(f"batch size {batch_size}: use 1 or more")
-    backdrop = as_background(background)
+    if not isinstance(background, MovingBackground):
+        background = as_background(background)
     smoother = Smoother() if smooth else None
 
     def matted() -> Iterator[MattedFrame]:
@@ -185,7 +190,7 @@ def matte_stream(
                 yield MattedFrame(
                     frame,
                     matte,
-                    backdrop,
+                    background,
                     foreground,
                     predictor.short_side,
                     network_seconds=seconds,
