@@ -3,7 +3,7 @@
 import copy
 import json
 import math
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import get_args, get_type_hints
 
 import pytest
@@ -14,10 +14,17 @@ from hypothesis import strategies as st
 from portraitmatting.commands.train import _changes, parser
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.modeling.model import ModelConfig, PortraitMatting
-from portraitmatting.training.config import Augment, DataSource, LossWeights, TrainConfig
+from portraitmatting.training.config import (
+    Augment,
+    DataSource,
+    LossWeights,
+    TrainConfig,
+    config_from_dict,
+    read_config,
+)
 from portraitmatting.training.data import working_size
 from portraitmatting.training.losses import DeepSupervision
-from portraitmatting.training.optimiser import (
+from portraitmatting.training.trainer import (
     PARTS,
     MovingAverage,
     ema_decay,
@@ -26,7 +33,6 @@ from portraitmatting.training.optimiser import (
     parameter_groups,
     part_of,
 )
-from portraitmatting.training.recipe import config_from_dict, config_to_dict, read_config
 from training_scenes import recipe, write_toml
 
 TINY = PortraitMatting(ModelConfig.tiny())
@@ -34,7 +40,7 @@ TINY = PortraitMatting(ModelConfig.tiny())
 
 def test_a_recipe_survives_json(tmp_path):
     config = config_from_dict(recipe(tmp_path, lr_scale={"stem": 0.5}, losses={"whole": 2}))
-    assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
+    assert config_from_dict(json.loads(json.dumps(asdict(config)))) == config
     assert config.losses.whole == 2.0 and config.lr_scale == {"stem": 0.5}
 
 

@@ -9,9 +9,8 @@ from PIL import Image
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.images.files import write_image
 from portraitmatting.training.augment import crop, degrade, own_colours
-from portraitmatting.training.config import Augment, DataSource
+from portraitmatting.training.config import Augment, DataSource, config_from_dict
 from portraitmatting.training.data import TrainingData, join, trimap_classes
-from portraitmatting.training.recipe import config_from_dict
 from portraitmatting.training.sources import open_source, read_cutout, soften
 from training_scenes import grey, photo_folder, portrait, recipe
 

@@ -21,11 +21,10 @@ from portraitmatting.checkpoint.load import load_model
 from portraitmatting.commands.train import main
 from portraitmatting.errors import CheckpointError, PortraitmattingError
 from portraitmatting.modeling.model import ModelConfig, PortraitMatting
-from portraitmatting.training.export import export_run
+from portraitmatting.training.config import config_from_dict
 from portraitmatting.training.init_weights import initial_model
 from portraitmatting.training.loop import train
-from portraitmatting.training.recipe import config_from_dict
-from portraitmatting.training.run_directory import RunDirectory
+from portraitmatting.training.run_directory import RunDirectory, export_run
 from training_scenes import photo_folder, recipe, tiny_checkpoint
 
 

@@ -14,8 +14,8 @@ import torch
 
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.training import runtime
+from portraitmatting.training.config import config_from_dict
 from portraitmatting.training.loop import train
-from portraitmatting.training.recipe import config_from_dict
 from portraitmatting.training.run_directory import RunDirectory
 from portraitmatting.training.runtime import Processes, joined
 from training_scenes import photo_folder, recipe, tiny_checkpoint, write_toml

@@ -6,7 +6,7 @@ import pytest
 
 from portraitmatting.checkpoint.load import load_model
 from portraitmatting.commands.train import main
-from portraitmatting.training.recipe import config_from_dict, read_config
+from portraitmatting.training.config import config_from_dict, read_config
 from training_scenes import photo_folder
 
 RECIPES = Path(__file__).parent.parent / "recipes"

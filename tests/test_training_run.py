@@ -20,9 +20,9 @@ from portraitmatting.commands.train import main
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.modeling.model import ModelConfig, PortraitMatting
 from portraitmatting.training import run_directory, runtime
+from portraitmatting.training.config import config_from_dict
 from portraitmatting.training.init_weights import initial_model
 from portraitmatting.training.loop import train
-from portraitmatting.training.recipe import config_from_dict
 from portraitmatting.training.run_directory import RunDirectory
 from portraitmatting.training.runtime import Precision, Processes, choose_training_precision
 from portraitmatting.training.trainer import Trainer
@@ -375,7 +375,7 @@ def test_frozen_parts_stay_and_others_move(tmp_path, photos, start):
         config_from_dict(recipe(photos, init_from=start, lr_scale=lr_scale, steps=2)),
     )
     from portraitmatting.checkpoint.load import load_model
-    from portraitmatting.training.optimiser import part_of
+    from portraitmatting.training.trainer import part_of
 
     before, after = load_model(start).state_dict(), final(tmp_path / "run")["model"]
     moved = {part_of(n) for n, v in before.items() if not torch.equal(v, after[n])}

@@ -14,8 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from portraitmatting.choices import STORAGE
 from portraitmatting.cli import Parser, given
 from portraitmatting.errors import PortraitmattingError
-from portraitmatting.training.config import TrainConfig
-from portraitmatting.training.recipe import RENAMED, config_from_dict, read_config
+from portraitmatting.training.config import RENAMED, TrainConfig, config_from_dict, read_config
 
 
 def _scalar(hint: Any) -> Any:
@@ -36,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, call, exit code."""
     options = parser().parse_args(arguments)
     if options.command == "export":
-        from portraitmatting.training.export import export_run
+        from portraitmatting.training.run_directory import export_run
 
         chosen = given(options, "which", "storage", "licence")
         print(f"wrote {export_run(options.run, options.out, **chosen)}")

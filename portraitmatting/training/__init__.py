@@ -1,8 +1,7 @@
-"""Training: images in, a run directory out.
+"""Training: images in, a run directory out, and its weights as a checkpoint.
 
-    config, recipe -> sources -> augment -> data -> loop -> run_directory -> export
-                                                     ` trainer: one step, of init_weights,
-                                                       losses, optimiser, runtime
+    config -> sources -> augment -> data -> loop -> run_directory
+    init_weights, losses, runtime -> trainer (one step) -^
 
 `portraitmatting train` is the command line.
 """

@@ -17,10 +17,9 @@ from portraitmatting.errors import PortraitmattingError
 from portraitmatting.images.files import read_image
 from portraitmatting.modeling.model import PortraitMatting
 from portraitmatting.predictor import Predictor
-from portraitmatting.training.config import TrainConfig
+from portraitmatting.training.config import TrainConfig, prolonged, with_absolute_paths
 from portraitmatting.training.data import Batch, TrainingData, describe_change, join, record_data
 from portraitmatting.training.init_weights import initial_model, model_from_facts
-from portraitmatting.training.recipe import prolonged, with_absolute_paths
 from portraitmatting.training.run_directory import RunDirectory
 from portraitmatting.training.runtime import (
     Interrupt,

@@ -1,8 +1,11 @@
-"""One step of training, and everything that it changes."""
+"""One step of training: parts of the network and their learning rates, averaged weights, and the
+trainer, which holds everything that a step changes."""
 
+import copy
 import math
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,18 +19,114 @@ from portraitmatting.training.config import TrainConfig
 from portraitmatting.training.data import Batch, join
 from portraitmatting.training.init_weights import model_facts
 from portraitmatting.training.losses import DeepSupervision, matting_losses
-from portraitmatting.training.optimiser import (
-    MovingAverage,
-    ema_decay,
-    freeze,
-    learning_rate,
-    parameter_groups,
-)
 from portraitmatting.training.runtime import Precision, Processes, seed_step
+
+PARTS = {
+    "stem": r"encoder\.(stem|patch_embed)\.",
+    "stage1": r"encoder\.(stages\.0|norms\.0)\.",
+    "stage2": r"encoder\.(stages\.1|merges\.0|norms\.1)\.",
+    "stage3": r"encoder\.(stages\.2|merges\.1|norms\.2)\.",
+    "stage4": r"encoder\.(stages\.3|merges\.2|norms\.3)\.",
+    "ppm": r"ppm\.",
+    "decoder": r"decoder\.",
+    "heads": r"(alpha|trimap)_head\.",
+}
+"""Part of the network to the pattern that its parameters' names begin with; a patch merging belongs
+to the stage that follows it."""
+
+
+def part_of(name: str) -> str:
+    """The part that a parameter of the network belongs to."""
+    for part, pattern in PARTS.items():
+        if re.match(pattern, name):
+            return part
+    raise PortraitmattingError(f"parameter {name} belongs to no part: add it to PARTS")
+
+
+def freeze(model: nn.Module, lr_scale: Mapping[str, float]) -> None:
+    """Compute no gradients for the parts whose scale is 0."""
+    for part, scale in lr_scale.items():
+        if part not in PARTS or scale < 0:
+            raise PortraitmattingError(
+                f"lr_scale.{part} = {scale}: expected {', '.join(PARTS)}, from 0"
+            )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(lr_scale.get(part_of(name), 1.0) > 0)
+
+
+def parameter_groups(
+    model: nn.Module, extra: nn.Module, lr_scale: Mapping[str, float], weight_decay: float
+) -> list[dict[str, Any]]:
+    """AdamW groups, each with `part` and `lr_scale`, its factor on the learning rate.
+
+    Args:
+        model: the network, after `freeze`: frozen parameters are left out.
+        extra: the heads that exist in training only; they learn at the full rate.
+        lr_scale: part of the network to its factor; 1 for others.
+        weight_decay: of matrices; vectors (norms, biases, slopes) and position tables have none.
+    """
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    named = [(part_of(n), n, p) for n, p in model.named_parameters() if p.requires_grad]
+    named += [("coarse", n, p) for n, p in extra.named_parameters()]
+    for part, name, parameter in named:
+        decays = parameter.ndim > 1 and "relative_position" not in name
+        group = groups.setdefault(
+            (part, decays),
+            {
+                "part": part,
+                "lr_scale": lr_scale.get(part, 1.0),
+                "weight_decay": weight_decay if decays else 0.0,
+                "params": [],
+            },
+        )
+        group["params"].append(parameter)
+    if not any(group["part"] in PARTS for group in groups.values()):
+        raise PortraitmattingError("lr_scale: every part is frozen, nothing would learn")
+    return list(groups.values())
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The rate of a step: a linear warmup, then the full rate, then in the last `decay_steps` a
+    linear fall, which would reach `min_lr` one step after the last.
+
+    Without `decay_steps` it falls by half a cosine from the warmup to the end (Loshchilov and
+    Hutter, ICLR 2017).
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    left = config.steps - step
+    if config.decay_steps is None:
+        share = left / max(1, config.steps - config.warmup_steps)
+        height = (1 - math.cos(math.pi * share)) / 2
+    else:
+        height = min(1.0, left / (config.decay_steps + 1))
+    return config.learning_rate * height + config.min_lr * (1 - height)
+
+
+class MovingAverage:
+    """The averaged weights, which are validated and exported: those of `model`, in eval mode."""
+
+    def __init__(self, model: PortraitMatting) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: PortraitMatting, decay: float) -> None:
+        """Average = decay * average + (1 - decay) * weights; what is not a float is copied."""
+        ours, theirs = self.model.state_dict(), model.state_dict()
+        for name, value in theirs.items():
+            if value.is_floating_point():
+                ours[name].lerp_(value, 1 - decay)
+            else:
+                ours[name].copy_(value)
+
+
+def ema_decay(config: TrainConfig, step: int) -> float:
+    """The average's decay: at first (1 + step) / (10 + step), which soon forgets the start."""
+    return min(config.ema, (1 + step) / (10 + step))
 
 
 class NotFinite(PortraitmattingError):
-    """A loss or gradient is infinite or not a number; `values` are all of the step's."""
+    """A loss or gradient is infinite or not a number; `values` are all those of the step."""
 
     def __init__(self, step: int, values: dict[str, float]) -> None:
         bad = ", ".join(name for name, value in values.items() if not math.isfinite(value))
@@ -38,7 +137,7 @@ class NotFinite(PortraitmattingError):
 class Trainer:
     """The network with its coarse heads, its average, the optimiser, and the number of steps done.
 
-    It knows nothing of the network's insides: `optimiser` and `DeepSupervision` do.
+    It knows nothing of the network's inside: `PARTS` and `DeepSupervision` do.
     """
 
     def __init__(
@@ -53,7 +152,7 @@ class Trainer:
         if len(self.indices) % config.grad_accum_steps:
             raise PortraitmattingError(
                 f"{len(self.indices)} images per process cannot be accumulated in "
-                f"{config.grad_accum_steps} equal pieces: change batch_size or grad_accum_steps"
+                f"{config.grad_accum_steps} equal parts: change batch_size or grad_accum_steps"
             )
         self.facts = model_facts(model)
         model = model.to(precision.device).to(memory_format=torch.channels_last)
@@ -74,7 +173,7 @@ class Trainer:
 
     @property
     def coarse(self) -> bool:
-        """Whether the next step trains the coarse stages only."""
+        """Whether the next step trains only the coarse stages."""
         return self.step < self.config.coarse_steps
 
     def state(self) -> dict[str, Any]:
@@ -90,7 +189,7 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Become the trainer that `state` was taken of."""
+        """Continue from what `state` returned."""
         try:
             self.step = state["step"]
             self.supervised.model.load_state_dict(state["model"])
@@ -102,15 +201,15 @@ class Trainer:
                 "the checkpoint is of another version of this package or another lr_scale: export "
                 "the run's weights and start a new run with init_from"
             ) from None
-        # One of a run in fp32 or bf16 is empty; a scaler that starts anew soon finds its scale.
+        # In fp32 and bf16 its state is empty; a new scaler soon finds its scale.
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
 
     def train_step(self, samples: Sequence[Batch]) -> dict[str, float]:
-        """One update of the weights and their average, by this process's samples of the step.
+        """One update of the weights and their average from this process's samples of the step.
 
-        Returns the step's row for the log. Raises `NotFinite` before a number that is not finite
-        reaches the weights.
+        Returns the step's row of the log. Raises `NotFinite`, before the weights change, if a loss
+        or gradient is not finite.
         """
         config, began = self.config, time.perf_counter()
         rate = learning_rate(config, self.step)
@@ -122,7 +221,7 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_grad)
         means = self.processes.mean(torch.stack([*losses.values(), norm])).tolist()
         values = dict(zip([*losses, "gradient"], means, strict=True))
-        # With fp16 an infinite gradient is the scaler's daily business: it skips the step.
+        # In fp16 infinite gradients are normal: the scaler skips the step.
         watched = means[:-1] if self.scaler.is_enabled() else means
         if not all(map(math.isfinite, watched)):
             raise NotFinite(self.step, values)
@@ -135,18 +234,18 @@ class Trainer:
         return size | values | {"seconds": round(time.perf_counter() - began, 3)}
 
     def _accumulate(self, samples: Sequence[Batch]) -> dict[str, Tensor]:
-        """The gradients of all samples, piece by piece, and the mean losses, detached."""
-        pieces = self.config.grad_accum_steps
-        each = len(samples) // pieces
+        """Sums up the gradients of all samples, part by part, and returns the mean losses."""
+        count = self.config.grad_accum_steps
+        each = len(samples) // count
         sums: dict[str, Tensor] = {}
-        for number in range(pieces):
-            piece = samples[number * each : (number + 1) * each]
-            seed_step(self.config.seed, self.step, self.indices[number * each])
-            with self._unsynced() if number + 1 < pieces else nullcontext():
-                losses = self._losses(join(piece))
-                self.scaler.scale(losses["total"] / pieces).backward()
+        for start in range(0, len(samples), each):
+            seed_step(self.config.seed, self.step, self.indices[start])
+            is_last = start + each == len(samples)
+            with nullcontext() if is_last else self._unsynced():
+                losses = self._losses(join(samples[start : start + each]))
+                self.scaler.scale(losses["total"] / count).backward()
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0) + value.detach() / pieces
+                sums[name] = sums.get(name, 0) + value.detach() / count
         return sums
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -157,6 +256,6 @@ class Trainer:
         return matting_losses(prediction, coarse, alpha, trimap, self.config.losses)
 
     def _unsynced(self) -> AbstractContextManager[None]:
-        """Gradients are averaged over the processes once per step, with the last piece."""
+        """Gradients are averaged over the processes once per step, with the last part."""
         network = self.network
         return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
