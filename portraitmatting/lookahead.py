@@ -1,4 +1,4 @@
-"""Work that threads do ahead of its use, as far ahead as memory allows."""
+"""Work that threads do ahead of its use, by a limited number of items: memory stays bounded."""
 
 import itertools
 from collections import deque

@@ -107,17 +107,10 @@ def split_png(data: bytes) -> Png:
         raise ImageError("damaged (its header is missing): copy or export it again")
     width, height, bits, color_type, _, _, interlaced = struct.unpack(">IIBBBBB", header[8:21])
     transparent = next((chunk[8:-4] for chunk in kept[1:] if chunk[4:8] == b"tRNS"), b"")
+    pixels = b"".join(kept)
     opaque = b"".join(chunk for chunk in kept if chunk[4:8] != b"tRNS")
     return Png(
-        width,
-        height,
-        bits,
-        color_type,
-        interlaced == 1,
-        b"".join(kept),
-        opaque,
-        transparent,
-        others,
+        width, height, bits, color_type, interlaced == 1, pixels, opaque, transparent, others
     )
 
 
@@ -197,7 +190,7 @@ def decode_pnm(data: bytes) -> NDArray[np.uint16] | None:
 
 
 def decode_avif(data: bytes) -> NDArray[np.uint16] | None:
-    """AVIF with 10 or 12 bits -> HxWx1 to HxWx4, not yet turned; None if it has 8."""
+    """AVIF with 10 or 12 bits -> HxW or HxWxC, not yet turned; None if it has 8."""
     configuration = data.find(b"av1C")
     if configuration < 0 or not (flags := data[configuration + 6]) & 0x40:
         return None
@@ -205,7 +198,7 @@ def decode_avif(data: bytes) -> NDArray[np.uint16] | None:
     if pixels.dtype != np.uint16:
         return None
     largest = 4095 if flags & 0x20 else 1023
-    return from_levels(pixels if pixels.ndim == 3 else pixels[..., None], largest)
+    return from_levels(pixels, largest)
 
 
 def decode_heic(data: bytes, bits: int) -> NDArray[np.uint16]:

@@ -176,9 +176,8 @@ def _decode_jxl(data: bytes, kind: str) -> Stored:
     if header.depth > 8:
         pixels = np.asarray(imagecodecs.jpegxl_decode(data, index=0))
         if pixels.dtype == np.uint16:
-            pixels = pixels if pixels.ndim == 3 else pixels[..., None]
-            deeper = _split_alpha(pixels)
-            stored.colours, stored.alpha = deeper.colours, deeper.alpha
+            deep = _split_alpha(pixels)
+            stored.colours, stored.alpha = deep.colours, deep.alpha
     return stored
 
 
@@ -276,7 +275,9 @@ def _from_pillow(image: Image.Image) -> Stored:
 
 
 def _split_alpha(pixels: NDArray[Any]) -> Stored:
-    """HxWx1 to HxWx4, grey or RGB, with straight alpha last where the count is even."""
+    """HxW, or HxWx1 to HxWx4: grey or RGB, with straight alpha last if the count is even."""
+    if pixels.ndim == 2:
+        return Stored(pixels)
     channels = pixels.shape[2]
     alpha = pixels[..., -1] if channels in (2, 4) else None
     return Stored(pixels[..., 0] if channels < 3 else pixels[..., :3], alpha)
