@@ -3,27 +3,42 @@
     python -m benchmarks.gpu [--device cuda] [--seconds 3]
 
 For each preset: images per second of the network alone, in batches, and frames per second of the
-whole way of a video frame, one by one, with the share of each stage. For each working size: memory
-by batch. Numbers are medians after a warm-up. `--device cpu` tries the page out.
+whole way of a video frame, one by one, with the share of each stage. Each stage of a photo of 12
+megapixels, by the clock and in processor time. For each working size: memory by batch. Numbers are
+medians after a warm-up. `--device cpu` gives the same page for a CPU.
 """
 
 import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.scenes import draw_portrait
 from benchmarks.timing import machine, say, table
-from portraitmatting import PRESETS, ModelConfig, PortraitMatting, Predictor, cli, load_model
-from portraitmatting.compositing import composite
+from portraitmatting import (
+    PRESETS,
+    ModelConfig,
+    PortraitMatting,
+    Predictor,
+    cli,
+    load_model,
+    read_image,
+    write_image,
+)
 from portraitmatting.device import choose_device, describe_device
-from portraitmatting.foreground import estimate_foreground
+from portraitmatting.foreground import soft_region
+from portraitmatting.images.pixels import to_dtype, to_unit
 
 FRAME = 720, 1280
+PHOTO = 3000, 4000
 BATCHES = 1, 4, 16
 
 
@@ -45,6 +60,7 @@ def report(device: str, seconds: float, tiny: bool = False) -> int:
     predictor = Predictor(model, 64 if tiny else None, device=chosen)
     print(f"{describe_device(chosen)}; {predictor}; {driver(chosen)}\n{machine()}\n", flush=True)
     print(speed_table(predictor, seconds), flush=True)
+    print(photo_table(predictor, seconds, (300, 400) if tiny else PHOTO), flush=True)
     print(memory_table(predictor), flush=True)
     return 0
 
@@ -82,13 +98,45 @@ def stage_seconds(predictor: Predictor, frame: Any, seconds: float) -> dict[str,
     (estimate,) = predictor.estimate([prepared])
     matte = predictor.finish(estimate)
     stages: dict[str, Callable[[], Any]] = {
-        "prepare (resize)": partial(predictor.prepare, frame),
-        "network with copies": partial(network, predictor, [prepared]),
-        "finish (guided filter)": partial(predictor.finish, estimate),
-        "colours": lambda: estimate_foreground(frame, matte.alpha, "fast", predictor.device),
-        "composite": lambda: composite(frame, matte.alpha, "#00ff00"),
+        "prepare": partial(predictor.prepare, frame),
+        "network": partial(network, predictor, [prepared]),
+        "guided filter": partial(predictor.finish, estimate),
+        "colours and composite": lambda: replace(matte).result("composite", "blur", "fast"),
     }
     return {name: median(stage, seconds / len(stages)) for name, stage in stages.items()}
+
+
+def photo_table(predictor: Predictor, seconds: float, size: tuple[int, int]) -> str:
+    """Of each stage from file to cut-out, one after another: milliseconds by the clock, and of all
+    cores. The last two are parts that a GPU leaves to the processor."""
+    say(f"a photo of {size[1]}x{size[0]}")
+    pixels, _ = draw_portrait(*size)
+    with TemporaryDirectory() as folder:
+        source, target = Path(folder, "photo.jpg"), Path(folder, "cut-out.png")
+        write_image(source, pixels)
+        image = read_image(source)
+        prepared = predictor.prepare(image)
+        (estimate,) = predictor.estimate([prepared])
+        matte = predictor.finish(estimate)
+        cut_out, level = matte.result("rgba"), to_dtype(matte.alpha, np.uint16)
+        stages: dict[str, Callable[[], Any]] = {
+            "read a JPEG file": lambda: read_image(source),
+            "prepare (resize, or pin for CUDA)": lambda: predictor.prepare(image),
+            "network, with copies": lambda: network(predictor, [prepared]),
+            "guided filter": lambda: predictor.finish(estimate),
+            "colours by ml, and cut-out": lambda: replace(matte).result("rgba"),
+            "write a PNG file": lambda: write_image(target, cut_out),
+            "(of the guided filter: matte to float)": lambda: to_unit(level),
+            "(of the colours: where soft pixels are)": lambda: soft_region(matte.alpha),
+        }
+        rows = []
+        for name, stage in stages.items():
+            clock, cores = (
+                median(stage, seconds / 2, timer)
+                for timer in (time.perf_counter, time.process_time)
+            )
+            rows.append([name, f"{1000 * clock:.0f}", f"{1000 * cores:.0f}"])
+    return table((f"stage, {size[1]}x{size[0]}", "ms by the clock", "ms of processor time"), rows)
 
 
 def network(predictor: Predictor, batch: list[Any]) -> None:
@@ -119,15 +167,17 @@ def memory_table(predictor: Predictor) -> str:
     return table(("working size", *(f"batch {batch}" for batch in BATCHES)), rows)
 
 
-def median(function: Callable[[], Any], seconds: float) -> float:
+def median(
+    function: Callable[[], Any], seconds: float, timer: Callable[[], float] = time.perf_counter
+) -> float:
     """Of the function's seconds, measured for so long after two calls that do not count."""
     times: list[float] = []
     function(), function()
     end = time.perf_counter() + seconds
     while not times or time.perf_counter() < end:
-        before = time.perf_counter()
+        before = timer()
         function()
-        times.append(time.perf_counter() - before)
+        times.append(timer() - before)
     return statistics.median(times)
 
 

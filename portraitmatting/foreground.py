@@ -98,14 +98,12 @@ def foreground_pixels(pixels: Tensor, level: Tensor, alpha: NDArray[Any], method
 
     Returns HxWx3, of the pixels' dtype, on their device; they themselves if none needs a colour.
     """
-    soft = ((alpha > 0) & (alpha < 1)).view(np.uint8)
-    if not soft.any():
+    soft = soft_region(alpha)
+    if soft is None:
         return pixels
-    box = _surroundings(soft)
-    region = cv2.dilate(soft, np.ones((2 * MARGIN + 1, 2 * MARGIN + 1), np.uint8)).view(bool)
-    region &= alpha < 1
+    box, region = soft
     result = pixels.clone()
-    part, weight, region = pixels[box], level[box], region[box]
+    part, weight = pixels[box], level[box]
     size = small_size(*region.shape)
     # Windows of "fast" fit the whole image, whatever part of it is looked at.
     scale = size[0] / region.shape[0]
@@ -127,12 +125,23 @@ def foreground_pixels(pixels: Tensor, level: Tensor, alpha: NDArray[Any], method
     return result
 
 
-def _surroundings(region: NDArray[np.uint8]) -> tuple[slice, slice]:
-    """What holds the region, and around it enough to tell the colours on both sides."""
-    around = max(32, min(region.shape) // 8)
-    left, top, width, height = cv2.boundingRect(region)
-    rows = slice(max(0, top - around), top + height + around)
-    return rows, slice(max(0, left - around), left + width + around)
+def soft_region(
+    alpha: NDArray[np.float32],
+) -> tuple[tuple[slice, slice], NDArray[np.bool_]] | None:
+    """What needs colours: the part (rows, columns) of the image that is looked at, soft pixels and
+    enough around them to tell the colours on both sides; and which pixels of that part. None if no
+    pixel is soft."""
+    soft = ((alpha > 0) & (alpha < 1)).view(np.uint8)
+    left, top, width, height = cv2.boundingRect(soft)
+    if not width:
+        return None
+    around = max(32, min(alpha.shape) // 8)
+    box = (
+        slice(max(0, top - around), top + height + around),
+        slice(max(0, left - around), left + width + around),
+    )
+    region = cv2.dilate(soft[box], np.ones((2 * MARGIN + 1, 2 * MARGIN + 1), np.uint8)).view(bool)
+    return box, region & (alpha[box] < 1)
 
 
 def small_size(height: int, width: int) -> tuple[int, int]:

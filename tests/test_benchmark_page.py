@@ -27,6 +27,8 @@ def test_the_page_names_device_speed_and_stages(capsys):
         "prepare",
         "network",
         "colours",
+        "read a JPEG file",
+        "write a PNG file",
         "memory",
     ):
         assert word in page
