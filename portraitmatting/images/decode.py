@@ -189,11 +189,7 @@ def _decode_with_pillow(data: bytes, kind: str) -> Stored:
         image = Image.open(BytesIO(data), formats=[pillow_format])
         if kind == "TIFF":
             image.load()  # only TIFF warns during decoding; of others threads decode in parallel
-        try:
-            exif = image.getexif()
-            _ = dict(exif)
-        except Exception:  # Pillow raises nearly anything here
-            exif = Image.Exif()
+        exif = parse_exif(image)
         xmp = _xmp_bytes(image.info.get("xmp"))
         metadata = read_metadata(exif, xmp, image.info.get("dpi"))
         orientation = read_orientation(exif, xmp)
@@ -224,7 +220,7 @@ def from_pillow(image: Image.Image) -> DecodedImage:
     try:
         with _quiet():
             image.load()  # this turns some kinds, and removes their orientation
-            exif, xmp = image.getexif(), _xmp_bytes(image.info.get("xmp"))
+            exif, xmp = parse_exif(image), _xmp_bytes(image.info.get("xmp"))
             metadata = read_metadata(exif, xmp, image.info.get("dpi"))
             orientation = read_orientation(exif, xmp)
         stored = _from_pillow(image)

@@ -30,15 +30,18 @@ class Metadata:
     dpi: tuple[float, float] | None = None
 
 
-def parse_exif(data: bytes) -> Image.Exif:
-    """A TIFF structure, or a whole TIFF file; empty where that is damaged."""
-    exif = Image.Exif()
+def parse_exif(source: bytes | Image.Image) -> Image.Exif:
+    """The EXIF of a TIFF structure, a whole TIFF file or an open image; empty if it is damaged."""
     try:
-        exif.load(data)
+        if isinstance(source, Image.Image):
+            exif = source.getexif()
+        else:
+            exif = Image.Exif()
+            exif.load(source)
         _ = dict(exif)
-    except Exception:  # Pillow raises nearly anything here
+        return exif
+    except Exception:  # Pillow raises nearly any error here
         return Image.Exif()
-    return exif
 
 
 def read_orientation(exif: Image.Exif, xmp: bytes) -> int:
