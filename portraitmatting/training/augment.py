@@ -1,4 +1,4 @@
-"""Augmentation of one image and its matte, every choice drawn from the generator passed in.
+"""Random changes of an image and its matte; all choices come from the generator that is passed in.
 
 Images are RGB HWC float32 in [0, 1], mattes HW float32 in [0, 1].
 """
@@ -21,10 +21,18 @@ Alpha = NDArray[np.float32]
 def crop(
     image: Image, alpha: Alpha, size: tuple[int, int], settings: Augment, rng: np.random.Generator
 ) -> tuple[Image, Alpha]:
-    """A view of the scene at `size` (height, width), from a face close-up to the full scene.
+    """A random view of the scene, from a close-up of a face to all of it, turned, stretched and
+    mirrored.
 
-    Turned, stretched and mirrored at random. What is beyond the image is its mirror image,
-    matte included.
+    Args:
+        image: the scene.
+        alpha: its matte.
+        size: (height, width) of the view.
+        settings: chances and limits.
+        rng: the source of all choices.
+
+    Returns:
+        The view and its matte. Beyond their borders both are mirrored.
     """
     height, width = alpha.shape
     whole = max(height / size[0], width / size[1])
@@ -33,13 +41,13 @@ def crop(
         step = largest * rng.uniform(settings.smallest_crop, 0.8)
         centre = _face(alpha, rng)
     else:
-        # Between the largest crop that stays inside and the smallest that shows everything.
+        # From a little less than fits inside to what shows everything.
         step = rng.uniform(0.85 * largest, min(whole, 1.3 * largest))
         centre = (rng.uniform(0.4, 0.6) * width, rng.uniform(0.4, 0.6) * height)
     stretch = math.exp(rng.uniform(-1, 1) * math.log1p(settings.aspect) / 2)
     steps = (step * stretch, step / stretch)
     reach = [size[i] * steps[i] / 2 for i in (0, 1)]
-    # Inside the image where it fits: a mirror image is no scene, only better than black.
+    # Inside the image where possible: mirrored borders are only a makeshift.
     centre = (_within(centre[0], reach[1], width), _within(centre[1], reach[0], height))
     angle = math.radians(rng.uniform(-1, 1) * settings.rotation) if rng.random() < 0.5 else 0.0
     mirror = -1.0 if rng.random() < settings.flip else 1.0
@@ -47,12 +55,12 @@ def crop(
 
 
 def _within(centre: float, reach: float, length: int) -> float:
-    """`centre` moved so that `reach` either way stays inside; the middle where it cannot."""
+    """`centre`, moved until `reach` on both sides is inside; the middle if it does not fit."""
     return length / 2 if 2 * reach >= length else min(max(centre, reach), length - reach)
 
 
 def _face(alpha: Alpha, rng: np.random.Generator) -> tuple[float, float]:
-    """(x, y) of a random pixel in the upper 40 % of the person, or anywhere where there is none."""
+    """(x, y) of a random pixel in the upper 40 % of the person, or anywhere if there is none."""
     height, width = alpha.shape
     rows = np.flatnonzero((alpha > 0.5).any(axis=1))
     if len(rows) == 0:
@@ -75,7 +83,7 @@ def _warp(
     """Sample `size` pixels around `centre` (x, y), `step` (y, x) source pixels apart."""
     shrink = min(1.0, 1 / max(step))
     if shrink < 0.75:
-        # Sampling alone would skip source pixels; averaging first keeps hair from turning to dots.
+        # Sampling would skip source pixels and turn hair into dots: average first.
         small = (max(1, round(alpha.shape[1] * shrink)), max(1, round(alpha.shape[0] * shrink)))
         fx, fy = small[0] / alpha.shape[1], small[1] / alpha.shape[0]
         image = cv2.resize(image, small, interpolation=cv2.INTER_AREA).astype(
@@ -105,7 +113,7 @@ def _warp(
 
 
 def recolour(image: Image, rng: np.random.Generator) -> Image:
-    """Another exposure, gamma, contrast, white balance and saturation."""
+    """A random exposure, gamma, contrast, white balance and saturation."""
     image = np.power(image, np.float32(math.exp(rng.uniform(-0.35, 0.35))))
     balance = np.exp(rng.uniform(-0.1, 0.1, 3) + rng.uniform(-0.15, 0.15)).astype(np.float32)
     image = image * balance
@@ -116,7 +124,14 @@ def recolour(image: Image, rng: np.random.Generator) -> Image:
 
 
 def own_colours(image: Image, alpha: Alpha, foreground: str, rng: np.random.Generator) -> Image:
-    """The person's colours, by the method `foreground`, in another light half of the time."""
+    """The person's colours, recoloured half of the time.
+
+    Args:
+        image: the person's image.
+        alpha: its matte.
+        foreground: a method of `estimate_foreground`.
+        rng: the source of all choices.
+    """
     colours = estimate_foreground(np.clip(image, 0, 1), alpha, method=foreground)  # type: ignore[arg-type]
     return recolour(colours, rng) if rng.random() < 0.5 else colours
 
@@ -124,15 +139,23 @@ def own_colours(image: Image, alpha: Alpha, foreground: str, rng: np.random.Gene
 def replace_background(
     image: Image, alpha: Alpha, background: Image, foreground: str, rng: np.random.Generator
 ) -> Image:
-    """The person's own colours before a random view of another background, of any size."""
+    """The person over a random view of another background.
+
+    Args:
+        image: the person's image.
+        alpha: its matte.
+        background: an image of any size.
+        foreground: how the person's colours are estimated, as in `estimate_foreground`.
+        rng: the source of all choices.
+    """
     colours = own_colours(image, alpha, foreground, rng)
-    behind = random_view(background, alpha.shape, rng)
+    view = random_view(background, alpha.shape, rng)
     weight = alpha[..., None]
-    return np.asarray(weight * colours + (1 - weight) * behind, np.float32)
+    return np.asarray(weight * colours + (1 - weight) * view, np.float32)
 
 
 def random_view(image: Image, size: tuple[int, ...], rng: np.random.Generator) -> Image:
-    """A random crop of the image at `size` (height, width), at most as large as fits."""
+    """A random crop of the image, mirrored half of the time, scaled to `size` (height, width)."""
     height, width = size
     fit = min(image.shape[0] / height, image.shape[1] / width) * rng.uniform(0.5, 1.0)
     rows, columns = max(1, int(height * fit)), max(1, int(width * fit))
@@ -146,7 +169,7 @@ def random_view(image: Image, size: tuple[int, ...], rng: np.random.Generator) -
 
 
 def degrade(image: Image, settings: Augment, rng: np.random.Generator) -> Image:
-    """What cameras and uploads do: colour, blur, sensor noise, JPEG; the matte stays as it is."""
+    """Random changes as cameras and uploads make them: colour, blur, sensor noise, JPEG."""
     if rng.random() < settings.colour:
         image = recolour(image, rng)
     if rng.random() < settings.grey:
@@ -163,7 +186,7 @@ def degrade(image: Image, settings: Augment, rng: np.random.Generator) -> Image:
 
 
 def _blur(image: Image, rng: np.random.Generator) -> Image:
-    """Out of focus, or moved along a line of 3 to 7 pixels."""
+    """Out of focus, or blurred along a line of 3 to 7 pixels."""
     if rng.random() < 0.5:
         return np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.5)), np.float32)
     length = int(rng.integers(1, 4)) * 2 + 1

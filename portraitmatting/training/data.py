@@ -1,4 +1,4 @@
-"""Batches of augmented samples, each decided by (seed, step, index) and nothing else."""
+"""Batches of augmented samples; a sample depends on (seed, step, index) only."""
 
 import itertools
 import zlib
@@ -21,19 +21,22 @@ from portraitmatting.trimap import BACKGROUND, FOREGROUND, UNKNOWN, VALUES, draw
 _ASPECTS = ((1, 1), (1, 1), (3, 4), (4, 3))
 """Width to height of a step's images; half of the steps are square."""
 _SETTLED = 0.04
-"""Alpha this close to 0 or 1 counts as settled: annotated mattes carry residue of compression."""
+"""Alpha this close to 0 or 1 counts as 0 or 1: annotated mattes have artefacts of compression."""
 _CLASSES = np.full(256, UNKNOWN, np.int64)
 _CLASSES[VALUES] = BACKGROUND, UNKNOWN, FOREGROUND
 
 
 class Batch(NamedTuple):
-    """Images (B, 3, H, W) and alpha (B, 1, H, W), float32 in [0, 1]; trimap (B, H, W), int64
-    classes of `trimap`; the files that each sample was made of."""
+    """Samples of one size."""
 
     image: Tensor
+    """(B, 3, H, W) float32 in [0, 1]."""
     alpha: Tensor
+    """(B, 1, H, W) float32 in [0, 1]."""
     trimap: Tensor
+    """(B, H, W) int64, the classes of the module `trimap`."""
     names: list[str]
+    """The files that each sample is made of."""
 
 
 class TrainingData:
@@ -51,16 +54,16 @@ class TrainingData:
 
     def sample(self, step: int, index: int) -> Batch:
         """Sample `index` of a step, as a batch of one."""
-        # A generator of its own for every sample: no number of threads, pieces or processes,
-        # and no resume, can change what is drawn.
+        # Each sample has a generator of its own: the number of threads, parts and processes, or a
+        # resume, changes nothing.
         rng = np.random.default_rng((self.config.seed, step, index))
         number = int(rng.choice(len(self.sources), p=self._shares))
         scene = self.sources[number].draw(rng)
         size = working_size(self.config, step)
         image, alpha = crop(scene.image, scene.alpha, size, self.config.augment, rng)
         if scene.background is not None:
-            # Only now: the estimate costs a tenth at this size, and its errors are those of hair
-            # as the network sees it.
+            # Only after the crop: at this size the estimate takes a tenth of the time, and sees
+            # hair as the network does.
             method = self.config.data[number].foreground
             image = replace_background(image, alpha, scene.background, method, rng)
         image = degrade(image, self.config.augment, rng)
@@ -76,10 +79,16 @@ class TrainingData:
     def batches(
         self, first: int, last: int, indices: Sequence[int], threads: int, ahead: int = 2
     ) -> Generator[list[Batch], None, None]:
-        """For each step from `first` up to, not including, `last`: its samples at `indices`.
+        """The samples of each step, prepared by threads, whose errors are raised here.
 
-        Threads prepare at most `ahead` steps in advance; an error of theirs is raised here. They
-        are threads since a process forked after OpenMP or numba has run may hang or die.
+        Threads, since processes that are forked after OpenMP or numba has run may hang or die.
+
+        Args:
+            first: the first step.
+            last: the step after the last.
+            indices: those of a step's samples that are wanted.
+            threads: how many prepare samples.
+            ahead: how many steps they may be ahead.
         """
         pool = ThreadPoolExecutor(threads, thread_name_prefix="samples")
         try:
@@ -101,14 +110,13 @@ def working_size(config: TrainConfig, step: int) -> tuple[int, int]:
 
 
 def trimap_classes(alpha: np.ndarray, radius: float) -> np.ndarray:
-    """Classes of `trimap` (H, W), int64, from alpha (H, W): unknown within `radius` pixels of soft
-    ones."""
+    """alpha (H, W) -> trimap classes (H, W) int64: unknown up to `radius` pixels from soft ones."""
     settled = np.where(alpha <= _SETTLED, 0, np.where(alpha >= 1 - _SETTLED, 1, alpha))
     return _CLASSES[draw_trimap(settled.astype(np.float32), radius)]
 
 
 def join(samples: Sequence[Batch]) -> Batch:
-    """Batches of one size as one."""
+    """Several batches of one size as one."""
     return Batch(
         torch.cat([s.image for s in samples]),
         torch.cat([s.alpha for s in samples]),
@@ -117,7 +125,7 @@ def join(samples: Sequence[Batch]) -> Batch:
     )
 
 
-_PIECE = 2**16
+_DIGEST_BYTES = 2**16
 
 
 def record_data(config: TrainConfig, sources: list[Source]) -> dict[str, Any]:
@@ -131,10 +139,10 @@ def record_data(config: TrainConfig, sources: list[Source]) -> dict[str, Any]:
         files.setdefault(config.validation, set()).update(p for pair in pairs for p in pair)
     digests: dict[str, dict[str, str]] = {}
     with ThreadPoolExecutor(config.threads) as pool:
-        for folder, some in files.items():
-            paths = sorted(some)
+        for folder, unsorted in files.items():
+            paths = sorted(unsorted)
             names = [path.relative_to(folder).as_posix() for path in paths]
-            # By its name, for data may move; a second folder of the name gets a mark.
+            # Only the folder's name: data may move. A second one of that name gets a mark.
             label = Path(folder).name
             while label in digests:
                 label += "'"
@@ -143,9 +151,9 @@ def record_data(config: TrainConfig, sources: list[Source]) -> dict[str, Any]:
 
 
 def describe_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """One line that says what has changed, and None if nothing has."""
+    """What differs between two of `record_data`, on one line; None if nothing does."""
     old, new = (
-        {(folder, name): d for folder, some in r["files"].items() for name, d in some.items()}
+        {(folder, name): d for folder, names in r["files"].items() for name, d in names.items()}
         for r in (before, now)
     )
     kinds = {
@@ -162,12 +170,12 @@ def describe_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | 
 
 
 def _digest(path: Path) -> str:
-    """Size and checksum of a file's beginning and end: gigabytes are not read at every start."""
+    """Size and checksum of a file's beginning and end: reading all data would take too long."""
     try:
         with path.open("rb") as file:
-            check = zlib.crc32(file.read(_PIECE))
+            check = zlib.crc32(file.read(_DIGEST_BYTES))
             size = path.stat().st_size
-            file.seek(max(file.tell(), size - _PIECE))
-            return f"{size}-{zlib.crc32(file.read(_PIECE), check):08x}"
+            file.seek(max(file.tell(), size - _DIGEST_BYTES))
+            return f"{size}-{zlib.crc32(file.read(_DIGEST_BYTES), check):08x}"
     except OSError as error:
         raise PortraitmattingError(f"{path}: cannot be read ({error.strerror})") from None

@@ -1,4 +1,4 @@
-"""The first weights of a run: fresh, one of our checkpoints, or timm's Swin-T in the encoder."""
+"""A run's first weights: random, one of our checkpoints, or timm's Swin-T in the encoder."""
 
 import re
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ _DROPPED = re.compile(
 )
 _PATCH = ("patch_embed.proj.weight", "patch_embed.proj.bias")
 _ROW_OF_PATCH = ((0, 1), (0, 2), (1, 1), (1, 2))
-"""Row 0-3 of a patch as (stem site below the strided kernel's centre, row of that site's 3x3)."""
+"""Rows 0-3 of a patch: (stem site, counted from the strided kernel's centre; row of its 3x3)."""
 
 
 def initial_model(init_from: str) -> PortraitMatting:
-    """The network that `TrainConfig.init_from` names: fresh, trained, or with timm's encoder."""
+    """The network that `TrainConfig.init_from` names: random, trained, or with timm's encoder."""
     if init_from == "scratch":
         return PortraitMatting()
     if init_from == "default":
@@ -44,16 +44,16 @@ def initial_model(init_from: str) -> PortraitMatting:
 
 
 def model_facts(model: PortraitMatting) -> dict[str, Any]:
-    """Sizes of a network and what is known of its weights, as plain values.
+    """A network's sizes and what is known of its weights, as plain values.
 
-    They travel with a run's checkpoints, which so depend on nothing outside of the run.
+    Each checkpoint of a run contains them, and so depends on nothing outside the run.
     """
     info = model.checkpoint
     return {"config": asdict(model.config), "checkpoint": asdict(info) if info else None}
 
 
 def model_from_facts(facts: Mapping[str, Any]) -> PortraitMatting:
-    """A network of these sizes, its weights fresh."""
+    """A network of these sizes with random weights."""
     model = PortraitMatting(ModelConfig(**facts["config"]))
     model.checkpoint = CheckpointInfo(**facts["checkpoint"]) if facts["checkpoint"] else None
     return model
@@ -71,7 +71,7 @@ def _download() -> dict[str, Tensor]:
     try:
         state: dict[str, Tensor] = timm.create_model(IMAGENET, pretrained=True).state_dict()
         return state
-    except Exception as error:  # the hub's client raises kinds of its own, which may change
+    except Exception as error:  # the hub's client has errors of its own, which may change
         raise PortraitmattingError(
             f"timm's {IMAGENET} could not be downloaded ({str(error).splitlines()[0]}): "
             "fetch the file elsewhere and give its path as init_from"
@@ -79,7 +79,7 @@ def _download() -> dict[str, Tensor]:
 
 
 def is_timm_swin(state: Mapping[str, Tensor]) -> bool:
-    """Whether these are the entries of a Swin classifier with a 4x4 patch convolution."""
+    """Whether this is the state of a Swin classifier with a 4x4 patch convolution."""
     patch = state.get(_PATCH[0])
     return patch is not None and patch.ndim == 4 and patch.shape[1:] == (3, 4, 4)
 
@@ -87,13 +87,12 @@ def is_timm_swin(state: Mapping[str, Tensor]) -> bool:
 def encoder_from_timm(
     state: Mapping[str, Tensor], encoder: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """timm's `swin_tiny_patch4_window7_224` state dict to the whole state of `model.encoder`.
+    """timm's `swin_tiny_patch4_window7_224` state dict -> the whole state of `model.encoder`.
 
-    `encoder` is the state of a freshly initialised encoder: what ImageNet's network does not have,
-    the output norms, stays as it is there. Every key of timm's is used or on the list of those
-    dropped (final norm, classifier, derived buffers); others, and wrong shapes, raise
-    `CheckpointError`.
-    In timm, since 0.9, the merging between stages i-1 and i stands in layer i.
+    `encoder` is the state of a newly initialised encoder, from which the output norms are taken:
+    timm's network has none. Every key of timm's is used or listed as dropped (final norm,
+    classifier, derived buffers); others, and wrong shapes, raise `CheckpointError`.
+    Since timm 0.9, the merging between stages i-1 and i belongs to layer i.
     """
     stem = {name: value for name, value in encoder.items() if re.match(r"stem\.[02]\.", name)}
     out = dict(encoder)
@@ -139,16 +138,23 @@ def stem_from_patch_convolution(
 ) -> dict[str, Tensor]:
     """The encoder's stem and patch embedding that equal a 4x4 stride-4 convolution, exactly.
 
-    In: `weight` (D, 3, 4, 4) and `bias` (D,), which read RGB less `mean` over `std`; `stem`, the
-    entries `stem.0.*`, `stem.2.*` of a freshly initialised encoder with at least 27 stem channels.
-    Out: the entries `stem.0`, `stem.2` and `patch_embed.proj` that give the same D values per site
-    from RGB in [0, 1] at any size whose sides are multiples of 4.
-
-    The first convolution hands on the 27 raw values under its 3x3 window, one per channel; pixels
-    are not negative, so both PReLUs let them pass, and the second convolution copies them. The
+    The first convolution copies the 27 values under its 3x3 window, one to each channel. Pixels are
+    not negative, so both PReLUs leave them as they are, and the second convolution copies them. The
     strided 3x3 around stem site (2I, 2J) finds all 16 pixels of patch (I, J) at offsets 0 and 1,
-    away from every border, so zero padding never enters. Mean and deviation go into its weights.
-    Stem channels beyond 27 keep what they had and are read with weight 0: free to learn.
+    never at a border, so zero padding has no effect. Mean and deviation go into its weights. Stem
+    channels after the 27th keep their weights and are read with weight 0: they are free to learn.
+
+    Args:
+        weight: (D, 3, 4, 4), of the convolution.
+        bias: (D,).
+        stem: the entries `stem.0.*` and `stem.2.*` of a newly initialised encoder with at least 27
+            stem channels.
+        mean: of RGB, which the convolution's input has subtracted.
+        std: of RGB, by which its input is divided.
+
+    Returns:
+        The entries `stem.0`, `stem.2` and `patch_embed.proj` that give the same D values per site
+        from RGB in [0, 1], at any size whose sides are multiples of 4.
     """
     channels = stem["stem.0.weight"].shape[0]
     if channels < 27 or weight.shape[1:] != (3, 4, 4):
@@ -165,9 +171,8 @@ def stem_from_patch_convolution(
     out["stem.2.bias"][:27] = 0
 
     scale = weight / weight.new_tensor(std).view(1, 3, 1, 1)
-    taps = weight.new_zeros(
-        weight.shape[0], 3, 3, 3, 3, 3
-    )  # D, colour, row, column, site y, site x
+    # D, colour, row, column, site y, site x
+    taps = weight.new_zeros(weight.shape[0], 3, 3, 3, 3, 3)
     for y, (site_y, row) in enumerate(_ROW_OF_PATCH):
         for x, (site_x, column) in enumerate(_ROW_OF_PATCH):
             taps[:, :, row, column, 1 + site_y, 1 + site_x] = scale[:, :, y, x]

@@ -1,4 +1,4 @@
-"""The loop: steps, with validation, log and checkpoints, in a run that survives anything."""
+"""The training loop: steps, validation, log and checkpoints, in a run that can be resumed."""
 
 import os
 import sys
@@ -31,7 +31,7 @@ from portraitmatting.training.sources import paired, read_matte
 from portraitmatting.training.trainer import NotFinite, Trainer
 
 MEASURES = ("MAD", "MSE", "SAD", "IoU")
-"""Of `metrics.METRICS`, over the whole image at its own size; MAD says which weights are best."""
+"""Of `metrics.METRICS`, over the whole image at its own size; the best weights have least MAD."""
 _SHEET_SIDE = 320
 
 
@@ -41,16 +41,16 @@ def train(
     model: PortraitMatting | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Train in the directory `run`. Under torchrun every process calls this alike.
+    """Train in the directory `run`. Under torchrun every process makes the same call.
 
     Args:
-        run: a new folder, or without a `config` one with a run to resume.
+        run: a new folder, or without a `config` that of a run to resume.
         config: the recipe of a new run.
-        model: takes the place of `config.init_from`.
-        changes: settings of `PROLONGABLE`, for a resume.
+        model: used instead of `config.init_from`.
+        changes: settings of `PROLONGABLE` for a resumed run.
 
-    Raises `PortraitmattingError` for a recipe, a folder or a disk that cannot do, and for a loss
-    that is not finite; KeyboardInterrupt after Ctrl-C, with the step's checkpoint written.
+    Raises `PortraitmattingError` for a recipe or folder that cannot be used, errors of the disk,
+    and a loss that is not finite; KeyboardInterrupt after Ctrl-C, once a checkpoint is written.
     """
     directory = RunDirectory(run)
     resumes = config is None
@@ -71,11 +71,11 @@ def train(
             if resumes:
                 _report_change(directory.data(), data)
                 directory.remove_leftovers()
-                # A run that was killed before its first checkpoint starts over.
+                # A run that was killed before its first checkpoint starts again.
                 directory.forget_after(-1 if state is None else loop.trainer.step)
                 directory.describe(config, data)
             else:
-                directory.create(config, data)  # last: a wrong recipe leaves no run behind
+                directory.create(config, data)  # last: a wrong recipe leaves no run
         loop.run()
 
 
@@ -86,7 +86,7 @@ def _report_change(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> 
 
 
 class Loop:
-    """What happens around the steps of a trainer; the first process alone reports and saves."""
+    """What happens around a trainer's steps; only the first process reports and saves."""
 
     def __init__(self, directory: RunDirectory, config: TrainConfig, trainer: Trainer) -> None:
         self.directory, self.config, self.trainer = directory, config, trainer
@@ -99,7 +99,7 @@ class Loop:
         self.best = float("inf")
 
     def run(self) -> None:
-        """To the last step, or to Ctrl-C, which ends with a checkpoint of the step at hand."""
+        """Train to the last step, or to Ctrl-C, which finishes the step and writes a checkpoint."""
         config, trainer = self.config, self.trainer
         if config.tensorboard and self.processes.first:
             self.board = Board(self.directory.path)
@@ -124,7 +124,7 @@ class Loop:
                     interrupt.finish()
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up a checkpoint that `run` wrote."""
+        """Continue from a checkpoint that `run` wrote."""
         self.trainer.restore(state)
         self.best = state["best"]
         if self.trainer.step > self.config.steps:
@@ -132,24 +132,24 @@ class Loop:
                 f"steps {self.config.steps}: the run has done {self.trainer.step}"
             )
         before = state.get("environment", {})
-        other = [
+        changes = [
             f"{name} {value}, until now {before[name]}"
             for name, value in self._environment().items()
             if before.get(name, value) != value
         ]
-        if other and self.processes.first:
-            text = f"the last digits of the numbers will differ: {'; '.join(other)}"
+        if changes and self.processes.first:
+            text = f"the last digits of the numbers will differ: {'; '.join(changes)}"
             print(text, file=sys.stderr)
 
     def _environment(self) -> dict[str, str]:
-        """What the last digits of a run's numbers depend on, beside the recipe and the data."""
+        """What the last digits of a run's numbers depend on besides the recipe and the data."""
         precision = self.trainer.precision
         return {
             "threads of PyTorch (OMP_NUM_THREADS)": str(torch.get_num_threads()),
             "processes": str(self.processes.count),
             "device": precision.device.type,
             "precision": describe_precision(precision.dtype),
-            "PyTorch": str(torch.__version__),  # a type of its own, which a safe load refuses
+            "PyTorch": str(torch.__version__),  # as plain text, for a safe torch.load
         }
 
     def _step(self, samples: list[Batch]) -> dict[str, float]:
@@ -168,7 +168,7 @@ class Loop:
 
     def _validate(self) -> None:
         trainer = self.trainer
-        # While only coarse stages are trained, what the heads give means nothing.
+        # While only the coarse stages are trained, the heads' mattes mean nothing.
         if self.validation is not None and self.processes.first and not trainer.coarse:
             precision = describe_precision(trainer.precision.dtype)
             predictor = Predictor(trainer.average.model, self.config.short_side, precision)
@@ -196,41 +196,39 @@ class Loop:
 
 
 class Validation:
-    """A folder with image/ and alpha/, to be scored on."""
+    """A folder with image/ and alpha/ to score mattes on."""
 
     def __init__(self, folder: str, kept: int) -> None:
         self.folder, self.kept = Path(folder), kept
         self.pairs = paired(folder, "alpha")
 
     def run(self, predictor: Predictor, directory: RunDirectory, step: int) -> dict[str, float]:
-        """The means over the folder; a table per image and the first mattes go to the run."""
+        """The mean scores; those of each image, and the first mattes, are written to the run."""
         rows: list[dict[str, str | float]] = []
         for number, (image_path, alpha_path) in enumerate(self.pairs):
             pixels = read_image(image_path).pixels
-            truth = read_matte(alpha_path, pixels.shape)
+            ground_truth = read_matte(alpha_path, pixels.shape)
             name = image_path.relative_to(self.folder / "image").as_posix()
             alpha = predictor.predict(pixels).alpha
-            scores = {key: metrics.METRICS[key](alpha, truth, None) for key in MEASURES}
+            scores = {key: metrics.METRICS[key](alpha, ground_truth, None) for key in MEASURES}
             rows.append({"image": name, **scores})
             if number < self.kept:
-                directory.save_matte(step, name, sheet(pixels, truth, alpha))
+                directory.save_matte(step, name, sheet(pixels, ground_truth, alpha))
         directory.save_scores(step, rows)
         return {key: float(np.mean([float(row[key]) for row in rows])) for key in MEASURES}
 
 
-def sheet(pixels: np.ndarray, truth: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+def sheet(pixels: np.ndarray, ground_truth: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Image (HxWx3 uint8 | uint16), ground truth and matte (HxW) side by side, RGB uint8, small."""
     image = pixels if pixels.dtype == np.uint8 else (pixels // 257).astype(np.uint8)
-    grey = [
-        np.repeat(np.rint(a * 255).astype(np.uint8)[..., None], 3, axis=2) for a in (truth, alpha)
-    ]
-    row = np.hstack([image, *grey])
+    mattes = np.rint(np.hstack([ground_truth, alpha]) * 255).astype(np.uint8)
+    row = np.hstack([image, np.repeat(mattes[..., None], 3, axis=2)])
     scale = min(1.0, _SHEET_SIDE / min(pixels.shape[:2]))
     return np.asarray(cv2.resize(row, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
 
 
 class Board:
-    """The two tables as TensorBoard's curves, in RUN/tensorboard; an extra."""
+    """Both tables as TensorBoard's curves, in RUN/tensorboard."""
 
     def __init__(self, run: Path) -> None:
         try:
@@ -242,7 +240,7 @@ class Board:
         self._writer = SummaryWriter(str(run / "tensorboard"))  # type: ignore[no-untyped-call]
 
     def add(self, table: str, row: Mapping[str, Any]) -> None:
-        """A row of numbers at its `step`."""
+        """Add a row, whose numbers belong to its `step`."""
         for name, value in row.items():
             if name != "step":
                 self._writer.add_scalar(f"{table}/{name}", value, row["step"])  # type: ignore[no-untyped-call]

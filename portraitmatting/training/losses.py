@@ -1,7 +1,7 @@
 """The losses of a batch, and the heads of deep supervision.
 
-Every loss is a figure per image, averaged over the batch's images. A batch cut into pieces,
-over accumulation steps or processes, therefore gives the gradient of the whole.
+Every loss is computed per image and averaged over the batch, so that a batch that is split, over
+accumulation steps or processes, has the same gradient.
 """
 
 from collections.abc import Sequence
@@ -14,18 +14,20 @@ from portraitmatting.modeling.model import PortraitMatting, Prediction
 from portraitmatting.training.config import LossWeights
 from portraitmatting.trimap import FOREGROUND, UNKNOWN
 
+_LEVELS = 5
+"""Of the Laplacian pyramid."""
 STAGES = 3
-"""How many of the decoder's stages are supervised, from the coarsest: strides 32, 16 and 8."""
+"""Number of the decoder's stages that are supervised, from the coarsest: strides 32, 16 and 8."""
 OUTPUTS = 4
-"""Of a stage's head: the logit of alpha's coverage, and the trimap's three."""
+"""Logits of a stage's head: one of alpha's mean, three of the trimap's classes."""
 
 
 class DeepSupervision(nn.Module):
     """The network, and a 1x1 head for each of the decoder's first `STAGES` stages.
 
     image (B, 3, H, W) -> the prediction, and each head's logits (B, `OUTPUTS`, h, w). With
-    `coarse`, what only the finer stages and the network's own heads need is not computed, and
-    there is no prediction. The heads are saved with the run, never exported.
+    `coarse`, the finer stages and the network's own heads are left out, and there is no
+    prediction. The heads are saved with the run, never exported.
     """
 
     def __init__(self, model: PortraitMatting) -> None:
@@ -54,7 +56,7 @@ class DeepSupervision(nn.Module):
         return prediction, logits
 
     def _run_coarse(self, image: Tensor) -> None:
-        """The model's own forward as far as the last supervised stage."""
+        """The model's forward up to the last supervised stage."""
         _, *skips, last = self.model.encoder(image)
         x = self.model.ppm(last)
         below: list[Tensor | None] = [None, *reversed(skips)]
@@ -72,8 +74,8 @@ def matting_losses(
     """Weighted losses by name and their sum as `total`, float32 scalars.
 
     Args:
-        prediction: the network's; None while only its coarse stages are trained: no loss but
-            `coarse` is above 0 then.
+        prediction: the network's; None while only its coarse stages are trained, when every loss
+            but `coarse` is 0.
         coarse: logits (B, 4, h, w) of the decoder's stages, any number; h, w divide H, W.
         alpha: the ground truth, (B, 1, H, W) in [0, 1].
         trimap: the ground truth, (B, H, W), int64 classes.
@@ -97,7 +99,7 @@ def matting_losses(
 
 
 def fuse_softly(raw: Tensor, trimap_logits: Tensor) -> Tensor:
-    """p(foreground) + p(unknown) * alpha, which is `heads.fuse` with a gradient for both heads.
+    """p(foreground) + p(unknown) * alpha: `heads.fuse` with a gradient for both heads.
 
     Raw alpha (B, 1, H, W) and trimap logits (B, 3, H, W) -> (B, 1, H, W) in [0, 1].
     """
@@ -105,21 +107,22 @@ def fuse_softly(raw: Tensor, trimap_logits: Tensor) -> Tensor:
     return p[:, FOREGROUND, None] + p[:, UNKNOWN, None] * raw.clamp(0, 1)
 
 
-def masked_l1(predicted: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+def masked_l1(predicted: Tensor, ground_truth: Tensor, mask: Tensor) -> Tensor:
     """Mean absolute difference where `mask` is 1; all (B, 1, H, W). An empty mask gives 0."""
-    return _mean_per_image((predicted - truth).abs() * mask, mask)
+    return _mean_per_image((predicted - ground_truth).abs() * mask, mask)
 
 
-def laplacian_loss(predicted: Tensor, truth: Tensor, mask: Tensor, levels: int = 5) -> Tensor:
-    """L1 between Laplacian pyramids, level i weighted 2^i, of (B, 1, H, W) where `mask` is 1.
+def laplacian_loss(predicted: Tensor, ground_truth: Tensor, mask: Tensor) -> Tensor:
+    """L1 between Laplacian pyramids where `mask` is 1, level i weighted 2^i; all (B, 1, H, W).
 
     Context-Aware Image Matting (Hou and Liu, ICCV 2019), equation 2; the pyramid is Burt and
-    Adelson's (1983). Outside of the mask the ground truth replaces the prediction, so that only
-    masked pixels count, by their number; a level narrower than two pixels ends the pyramid.
+    Adelson's (1983). Outside the mask the ground truth replaces the prediction, and the sum is
+    divided by the number of masked pixels. The pyramid ends before levels become narrower than two
+    pixels.
     """
-    difference = (predicted - truth) * mask
+    difference = (predicted - ground_truth) * mask
     total = difference.new_zeros(len(difference))
-    for level in range(levels):
+    for level in range(_LEVELS):
         if min(difference.shape[-2:]) < 2:
             break
         smaller = _reduce(difference)
@@ -131,10 +134,10 @@ def laplacian_loss(predicted: Tensor, truth: Tensor, mask: Tensor, levels: int =
 
 
 def coverage_loss(coarse: Sequence[Tensor], alpha: Tensor, trimap: Tensor) -> Tensor:
-    """Deep supervision: cross entropy with what covers a cell, averaged over the maps.
+    """Deep supervision: cross entropy with what each cell contains, averaged over the maps.
 
-    The first logit of a map stands for alpha's mean in the cell, the other three for the shares of
-    the trimap's classes. Shapes as in `matting_losses`.
+    A map's first logit predicts alpha's mean in the cell, the other three the shares of the
+    trimap's classes. Shapes as in `matting_losses`.
     """
     if not coarse:
         return alpha.new_zeros(())
@@ -142,7 +145,7 @@ def coverage_loss(coarse: Sequence[Tensor], alpha: Tensor, trimap: Tensor) -> Te
     terms = []
     for logits in coarse:
         size = (logits.shape[-2], logits.shape[-1])
-        cover, shares = (F.adaptive_avg_pool2d(truth, size) for truth in (alpha, classes))
+        cover, shares = (F.adaptive_avg_pool2d(target, size) for target in (alpha, classes))
         terms.append(F.binary_cross_entropy_with_logits(logits[:, :1].float(), cover))
         terms.append(F.cross_entropy(logits[:, 1:].float(), shares))
     return torch.stack(terms).mean()
@@ -167,7 +170,7 @@ def _reduce(x: Tensor) -> Tensor:
 
 
 def _expand(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Twice the size by zeros between the pixels and the same blur, four times as strong."""
+    """To `size`, twice as large: zeros between the pixels, then the same blur, times four."""
     spread = x.new_zeros(*x.shape[:-2], size[0], size[1])
     spread[..., ::2, ::2] = 4 * x
     return _blur(spread)

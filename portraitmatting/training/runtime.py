@@ -1,5 +1,4 @@
-"""What a training process runs in: its device and precision, the processes beside it, its random
-numbers, and the signals that end it."""
+"""What a training process runs in: device, precision, other processes, random numbers, signals."""
 
 import os
 import signal
@@ -41,8 +40,8 @@ class Precision:
 def choose_training_precision(device_name: str, precision_name: str) -> Precision:
     """Under torchrun, "auto" and "cuda" mean this process's own GPU.
 
-    "auto" precision is bf16 where the device computes it, for it needs no scaling; else fp16 on a
-    GPU and fp32 elsewhere.
+    "auto" precision is bf16 where the device computes it, since it needs no scaling; else fp16 on
+    a GPU and fp32 on others.
     """
     device = choose_device(device_name)
     if device.type == "cuda" and device.index is None:
@@ -65,17 +64,17 @@ def computes_bf16(device: torch.device) -> bool:
 
 @dataclass(frozen=True)
 class Processes:
-    """Which of how many processes this is."""
+    """This process among those of the run."""
 
     rank: int = 0
     count: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     patient: Any = None
-    """A process group that waits for days, not for NCCL's ten minutes."""
+    """A process group that waits for days instead of NCCL's ten minutes."""
 
     @property
     def first(self) -> bool:
-        """Whether this process speaks for all: logs, validates, saves."""
+        """Whether this is the process that logs, validates and saves."""
         return self.rank == 0
 
     def share(self, batch_size: int) -> range:
@@ -102,14 +101,14 @@ class Processes:
         return bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
 
     def wait(self) -> None:
-        """Until all processes are here, however long the first one validates or saves."""
+        """Wait for all processes, however long the first one validates or saves."""
         if self.count > 1:
             dist.barrier(group=self.patient)
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
-    """The group that torchrun's environment variables describe; without them, this process."""
+    """The processes that torchrun's environment variables describe; without them, this one."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Processes()
@@ -123,9 +122,9 @@ def joined(device: torch.device) -> Iterator[Processes]:
 
 
 def seed_step(seed: int, step: int, index: int) -> None:
-    """Seed torch (dropout, stochastic depth) for the piece of a step that begins at `index`.
+    """Seed torch (dropout, stochastic depth) for the part of a step that begins at `index`.
 
-    So all randomness follows from the recipe and the step, and none has to be stored.
+    All random numbers then follow from the recipe and the step: no state must be stored.
     """
     state = np.random.SeedSequence((seed, step, index)).generate_state(1, np.uint64)[0]
     torch.manual_seed(int(state) >> 1)
@@ -133,13 +132,13 @@ def seed_step(seed: int, step: int, index: int) -> None:
 
 @contextmanager
 def reproducible(device: torch.device) -> Iterator[None]:
-    """On the CPU, only kernels that give the same bits each time; GPUs keep their fast ones."""
+    """On the CPU, only kernels that always give the same bits; GPUs keep their fast ones."""
     before = torch.are_deterministic_algorithms_enabled()
     warns = torch.is_deterministic_algorithms_warn_only_enabled()
     settings: Any = torch.utils.deterministic
     fills = settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(before or device.type == "cpu", warn_only=warns)
-    # Filling every new tensor takes time, and no kernel reads what it has not written.
+    # Filling new tensors takes time, and no kernel reads what was not written before.
     settings.fill_uninitialized_memory = False
     try:
         yield
@@ -149,7 +148,8 @@ def reproducible(device: torch.device) -> Iterator[None]:
 
 
 class Interrupt:
-    """While entered, the first Ctrl-C or SIGTERM only sets `signal`; another one acts at once."""
+    """Context manager in which the first Ctrl-C, SIGTERM or SIGHUP only sets `signal`; a second one
+    acts at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -160,15 +160,15 @@ class Interrupt:
             names = ("SIGINT", "SIGTERM", "SIGHUP")
             numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
             for number in numbers:
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup's wish
-                    self._before[number] = signal.signal(number, self._ask)
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # as nohup sets it
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._restore()
 
     def finish(self) -> None:
-        """End as the signal would have ended the process, had it not been put off."""
+        """End the process as the signal would have done."""
         self._restore()
         if self.signal not in (None, signal.SIGINT):
             signal.raise_signal(self.signal)
@@ -178,7 +178,7 @@ class Interrupt:
         while self._before:
             signal.signal(*self._before.popitem())
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         self._restore()
         print("stopping after this step; once more stops at once", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Where samples come from: five kinds of folders, each a list of scenes to draw at random.
+"""Where samples come from: five kinds of folders, from which scenes are drawn at random.
 
 Images are RGB HWC and mattes HW, float32 in [0, 1].
 """
@@ -22,35 +22,37 @@ from portraitmatting.training.config import DataSource
 Array = NDArray[np.float32]
 
 _CANVAS = 480
-"""Short side of a drawn scene of several people."""
-_CLEAR = 0.05
-"""Alpha at the border up to which a person counts as wholly inside."""
+"""Short side of a scene that is composed of several people."""
+_WHOLE = 0.05
+"""A person whose alpha nowhere exceeds this at the image's border counts as whole."""
 
 
 class Scene(NamedTuple):
-    """What a sample is cropped from."""
+    """An image with its matte, from which a sample is cropped."""
 
     image: Array
     alpha: Array
     name: str
     """The files that it comes from."""
     background: Array | None = None
-    """An image of any size to put behind the person once the sample is cropped."""
+    """An image of any size to put behind the person after the crop."""
 
 
 DrawScene = Callable[[np.random.Generator], Scene]
 
 
 class Source(NamedTuple):
-    """A folder's images: how many, how to draw a scene of them, and all files by folder."""
+    """A folder to draw scenes from."""
 
     size: int
+    """How many images it has."""
     draw: DrawScene
     files: dict[str, list[Path]]
+    """All files that scenes are made of, by folder."""
 
 
-class _Draw:
-    """Entries to draw from: all alike, or with `balance` a subfolder first."""
+class _Entries:
+    """Draws one of the entries: each alike, or with `balance` first one of the subfolders."""
 
     def __init__(self, entries: Sequence[tuple[Path, ...]], balance: bool = False) -> None:
         groups: dict[Path | None, list[tuple[Path, ...]]] = {}
@@ -59,18 +61,18 @@ class _Draw:
         self._groups = list(groups.values())
 
     def __call__(self, rng: np.random.Generator) -> tuple[Path, ...]:
-        few = self._groups
-        group = few[rng.integers(len(few))] if len(few) > 1 else few[0]
+        groups = self._groups
+        group = groups[rng.integers(len(groups))] if len(groups) > 1 else groups[0]
         return group[rng.integers(len(group))]
 
 
 def open_source(config: DataSource) -> Source:
     """List a folder and check that every image has what its kind needs.
 
-    `photos` holds image/NAME.* and alpha/NAME.png; `masks` holds image/NAME.*, mask/NAME.png
-    (binary) and teacher/NAME.png (a matte from another model); `cutouts` and `backgrounds` hold
-    images, the former with an alpha channel, whose colours may mean nothing where it is 0;
-    `scenes` holds what either `photos` or `cutouts` do.
+    `photos` contains image/NAME.* and alpha/NAME.png; `masks` contains image/NAME.*, mask/NAME.png
+    (binary) and teacher/NAME.png (another model's matte); `backgrounds` contains images without
+    people, `cutouts` images with an alpha channel, whose colours do not count where it is 0;
+    `scenes` contains what `photos` or `cutouts` does.
     """
     paired_with = {"photos": ["alpha"], "masks": ["mask", "teacher"]}.get(config.kind)
     if config.kind == "scenes" and (Path(config.folder) / "image").is_dir():
@@ -81,17 +83,17 @@ def open_source(config: DataSource) -> Source:
     else:
         entries = [(path,) for path in _images(config.folder)]
     files = {config.folder: [path for entry in entries for path in entry]}
-    behind: _Draw | None = None
+    backgrounds: _Entries | None = None
     if config.backgrounds and config.kind != "backgrounds":
         images = _images(config.backgrounds)
         files.setdefault(config.backgrounds, []).extend(images)
-        behind = _Draw([(path,) for path in images])
+        backgrounds = _Entries([(path,) for path in images])
     makers = {"photos": _photos, "masks": _photos, "cutouts": _cutouts, "scenes": _scenes}
     make = makers.get(config.kind, _backgrounds)
-    return Source(len(entries), make(config, _Draw(entries, config.balance), behind), files)
+    return Source(len(entries), make(config, _Entries(entries, config.balance), backgrounds), files)
 
 
-def _photos(config: DataSource, entries: _Draw, behind: _Draw | None) -> DrawScene:
+def _photos(config: DataSource, entries: _Entries, backgrounds: _Entries | None) -> DrawScene:
     def draw(rng: np.random.Generator) -> Scene:
         entry = entries(rng)
         if config.kind == "masks":
@@ -100,26 +102,26 @@ def _photos(config: DataSource, entries: _Draw, behind: _Draw | None) -> DrawSce
             alpha = soften(mask, teacher, config.band)
         else:
             image, alpha = read_person(entry)
-        if behind and rng.random() < config.replace:
-            (path,) = behind(rng)
+        if backgrounds and rng.random() < config.replace:
+            (path,) = backgrounds(rng)
             return Scene(image, alpha, f"{entry[0]} over {path}", _read(path))
         return Scene(image, alpha, str(entry[0]))
 
     return draw
 
 
-def _cutouts(config: DataSource, entries: _Draw, behind: _Draw | None) -> DrawScene:
-    assert behind is not None
+def _cutouts(config: DataSource, entries: _Entries, backgrounds: _Entries | None) -> DrawScene:
+    assert backgrounds is not None
 
     def draw(rng: np.random.Generator) -> Scene:
-        entry, (back,) = entries(rng), behind(rng)
+        entry, (back,) = entries(rng), backgrounds(rng)
         image, alpha = _with_room(*read_person(entry), rng)
         return Scene(image, alpha, f"{entry[0]} over {back}", _read(back))
 
     return draw
 
 
-def _backgrounds(config: DataSource, entries: _Draw, behind: _Draw | None) -> DrawScene:
+def _backgrounds(config: DataSource, entries: _Entries, backgrounds: _Entries | None) -> DrawScene:
     def draw(rng: np.random.Generator) -> Scene:
         (path,) = entries(rng)
         image = _read(path)
@@ -128,20 +130,20 @@ def _backgrounds(config: DataSource, entries: _Draw, behind: _Draw | None) -> Dr
     return draw
 
 
-def _scenes(config: DataSource, entries: _Draw, behind: _Draw | None) -> DrawScene:
-    """One to `people` people who are whole, that is, off the border, pasted smaller."""
-    assert behind is not None
-    clear: dict[Path, bool] = {}
+def _scenes(config: DataSource, entries: _Entries, backgrounds: _Entries | None) -> DrawScene:
+    """Scenes of one to `people` people, who are whole, that is, nowhere cut by the border."""
+    assert backgrounds is not None
+    is_whole: dict[Path, bool] = {}
 
     def whole_person(rng: np.random.Generator) -> tuple[Array, Array, str]:
         for _ in range(1000):
             entry = entries(rng)
-            if not clear.get(entry[0], True):
+            if not is_whole.get(entry[0], True):
                 continue
             image, alpha = read_person(entry)
             border = max(side.max() for side in (alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]))
-            clear[entry[0]] = bool(border <= _CLEAR and alpha.max() > 0.5)
-            if clear[entry[0]]:
+            is_whole[entry[0]] = bool(border <= _WHOLE and alpha.max() > 0.5)
+            if is_whole[entry[0]]:
                 return image, alpha, str(entry[0])
         raise PortraitmattingError(
             f"scenes {config.folder}: hardly a matte stays clear of its image's border: take "
@@ -149,7 +151,7 @@ def _scenes(config: DataSource, entries: _Draw, behind: _Draw | None) -> DrawSce
         )
 
     def draw(rng: np.random.Generator) -> Scene:
-        (back,) = behind(rng)
+        (back,) = backgrounds(rng)
         width, height = ((1, 1), (3, 4), (4, 3))[rng.integers(3)]
         unit = _CANVAS / min(width, height)
         image = random_view(_read(back), (round(height * unit), round(width * unit)), rng)
@@ -172,7 +174,7 @@ def _paste(
     foreground: str,
     rng: np.random.Generator,
 ) -> None:
-    """Put a whole person before the scene, in place: .35 to .9 of its height, never enlarged."""
+    """Put a person in front of the scene, in place: .35 to .9 of its height, never enlarged."""
     rows, columns = (np.flatnonzero((matte > 0).any(axis=axis)) for axis in (1, 0))
     box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     height, width = matte[box].shape
@@ -194,7 +196,7 @@ def _paste(
 
 
 def soften(mask: Array, teacher: Array, band: float) -> Array:
-    """The mask, cut at one half, with the teacher's alpha within `band` short sides of its edge."""
+    """The mask, cut at 0.5, with the teacher's alpha up to `band` short sides from its edge."""
     solid = (mask >= 0.5).astype(np.uint8)
     if solid.min() == solid.max():
         return solid.astype(np.float32)
@@ -204,7 +206,8 @@ def soften(mask: Array, teacher: Array, band: float) -> Array:
 
 
 def _with_room(image: Array, alpha: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """The cut-out on a larger empty canvas, on its lower edge; cut sides stay at the border."""
+    """The cut-out on a larger empty canvas: its bottom, and sides that cut the person, stay at the
+    border."""
     height, width = alpha.shape
     above = int(rng.uniform(0, 0.4) * height)
     cut_left, cut_right = alpha[:, 0].max() > 0.5, alpha[:, -1].max() > 0.5
@@ -229,17 +232,17 @@ def paired(folder: str, *others: str) -> list[tuple[Path, ...]]:
 
 
 def read_person(entry: tuple[Path, ...]) -> tuple[Array, Array]:
-    """Image and alpha of a photo with its matte, or of a cut-out, which is then laid on black."""
+    """Image and alpha of a photo with its matte, or of a cut-out, which is put over black."""
     if len(entry) == 1:
         colours, alpha = read_cutout(entry[0])
-        # On black nothing is left of the colours that its transparency hides.
+        # Black removes whatever colours its transparent pixels have.
         return colours * alpha[..., None], alpha
     image = _read(entry[0])
     return image, read_matte(entry[1], image.shape)
 
 
 def read_matte(path: Path, shape: tuple[int, ...]) -> Array:
-    """A matte, HW; `shape`, (H, W, ...), is that of the image it belongs to."""
+    """A matte, HW, of an image of `shape` (H, W, ...)."""
     alpha = read_alpha(path)
     if alpha.shape != shape[:2]:
         sizes = [f"{w}x{h}" for h, w in (alpha.shape, shape[:2])]
