@@ -37,7 +37,7 @@ _SMALL = ((120, 160), (160, 120))
 def fill(folder: Path, sizes: Sequence[tuple[int, int]], count: int) -> None:
     """`count` JPEGs of drawn portraits, of these sizes in turn; each size is drawn once."""
     drawn = []
-    for number, (height, width) in enumerate(sizes):
+    for number, (height, width) in enumerate(sizes[:count]):
         background = BACKGROUNDS[number % len(BACKGROUNDS)]
         pixels, _ = draw_portrait(height, width, seed=number, background=background)
         drawn.append(folder / f"{number:04}.jpg")
@@ -121,7 +121,7 @@ def _job(network: str, count: int, method: str, workers: int = 0) -> tuple[float
     command = [sys.executable, "-m", "benchmarks.folder", *arguments]
     root, environment = Path(__file__).parent.parent, {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
     printed = subprocess.run(
-        command, cwd=root, env=environment, check=True, capture_output=True, text=True
+        command, cwd=root, env=environment, check=True, stdout=subprocess.PIPE, text=True
     ).stdout
     seconds, megabytes = printed.split()[-2:]
     return float(seconds), float(megabytes)
