@@ -96,9 +96,14 @@ def guided_matte(pixels: Tensor, image: Tensor, coarse: Tensor) -> Tensor:
 @torch.inference_mode()
 def cut_out(foreground: Tensor, alpha: Tensor) -> Tensor:
     """`rgba` of HxWx3 and HxW float32 in [0, 1] -> HxWx4 of the foreground's dtype."""
-    level = bits(to_dtype_tensor(alpha[..., None], foreground.dtype))
-    colors = bits(foreground).masked_fill(level == 0, 0)
-    return torch.cat([colors, level], dim=2).view(foreground.dtype)
+    result = foreground.new_empty(*alpha.shape, 4)
+    step = _rows(alpha.shape[1])
+    for target, colors, strip in zip(
+        *(tensor.split(step) for tensor in (result, foreground, alpha)), strict=True
+    ):
+        level = bits(to_dtype_tensor(strip[..., None], foreground.dtype))
+        torch.cat([bits(colors).masked_fill(level == 0, 0), level], dim=2, out=bits(target))
+    return result
 
 
 @torch.inference_mode()
@@ -134,7 +139,10 @@ def blurred(pixels: Tensor, alpha: Tensor, blur: Blur) -> Tensor:
     small = _shrink(layers, pixels, size).permute(1, 2, 0)
     scene = torch.from_numpy(blur.unfocus(download(small), sigma)).to(pixels.device)
     scene = F.interpolate(scene.permute(2, 0, 1)[None], (height, width), mode="bicubic")[0]
-    return to_dtype_tensor(scene.permute(1, 2, 0).clamp(0, 1), pixels.dtype)
+    result = torch.empty_like(pixels)
+    for target, strip in zip(result.split(step), scene.permute(1, 2, 0).split(step), strict=True):
+        target.copy_(to_dtype_tensor(strip.clamp(0, 1), pixels.dtype))
+    return result
 
 
 def _shrink(strips: Iterable[Tensor], pixels: Tensor, size: tuple[int, int]) -> Tensor:
