@@ -94,7 +94,7 @@ def test_version(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("script", "name"), [("eval_image_folder", "folder"), ("eval_webcam", "webcam")]
 )
-def test_the_scripts_are_doors_to_the_same_room(script, name):
+def test_the_scripts_are_the_commands(script, name):
     done = subprocess.run(
         [sys.executable, f"{script}.py", "--help"], cwd=ROOT, capture_output=True, text=True
     )

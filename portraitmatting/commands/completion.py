@@ -1,6 +1,6 @@
 """`portraitmatting completion bash|zsh`: a script that completes every command and its options.
 
-The script is made once from the parsers, by shtab; completing runs no Python, let alone PyTorch.
+The script is made once from the parsers, by shtab; completing runs no Python.
 """
 
 import argparse

@@ -53,7 +53,7 @@ class RunDirectory:
         self.path = Path(path)
 
     def create(self, config: TrainConfig, data: Mapping[str, Any]) -> None:
-        """Start a run here; a folder that holds anything is refused."""
+        """Start a run; a folder that is not empty is refused."""
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise PortraitmattingError(
                 f"{self.path} is not empty: give another folder, or --resume to go on with its run"

@@ -223,11 +223,11 @@ def paired(folder: str, *others: str) -> list[tuple[Path, ...]]:
     entries = []
     for image in _images(str(root / "image")):
         name = image.relative_to(root / "image").with_suffix(".png")
-        beside = [root / other / name for other in others]
-        for path in beside:
+        partners = [root / other / name for other in others]
+        for path in partners:
             if not path.is_file():
                 raise PortraitmattingError(f"{image} has no {path}: add it or take the image away")
-        entries.append((image, *beside))
+        entries.append((image, *partners))
     return entries
 
 
@@ -235,7 +235,7 @@ def read_person(entry: tuple[Path, ...]) -> tuple[Array, Array]:
     """Image and alpha of a photo with its matte, or of a cut-out, which is put over black."""
     if len(entry) == 1:
         colours, alpha = read_cutout(entry[0])
-        # Black removes whatever colours its transparent pixels have.
+        # Transparent pixels may have any colours, which black hides.
         return colours * alpha[..., None], alpha
     image = _read(entry[0])
     return image, read_matte(entry[1], image.shape)

@@ -33,7 +33,7 @@ class VideoBackground:
     """A `Background` that plays a video file, looped, covering the image.
 
     It shows the moment that `at` was last called with, and so plays at its own speed whatever the
-    rate of the frames in front of it. An earlier moment plays it anew from its start. Raises
+    rate of the frames in front of it. For an earlier moment it starts again. Raises
     `VideoError` for what OpenCV cannot play.
     """
 
@@ -87,7 +87,7 @@ class VideoBackground:
 
 
 def parse_video_background(text: str) -> Background:
-    """As `parse_background`, and the path of a video. Raises PortraitmattingError likewise."""
+    """As `parse_background`, but the file may also be a video. Raises PortraitmattingError."""
     path = Path(text)
     if path.suffix.lower() not in READABLE and path.is_file():
         return VideoBackground(text)
@@ -95,8 +95,8 @@ def parse_video_background(text: str) -> Background:
 
 
 def live_backgrounds(texts: Sequence[str] = ()) -> list[tuple[str, Background]]:
-    """(name, background) for each text, as `parse_video_background` takes them, and then for blur,
-    green and checkerboard, so that there is always something to choose from."""
+    """(name, background) for each text, which `parse_video_background` takes, and for blur, green
+    and checkerboard, so that there is always a choice."""
     chosen = dict.fromkeys([*texts, "blur", GREEN, "checkerboard"])
     names = (Path(text).name if Path(text).is_file() else text for text in chosen)
     return [(name, parse_video_background(text)) for name, text in zip(names, chosen, strict=True)]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portraitmatting.errors import one_line
-from portraitmatting.video.ffmpeg import VideoError
+from portraitmatting.video.ffmpeg import VideoError, is_url
 from portraitmatting.video.reader import Frame
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ _LOST_SECONDS = 3.0
 """A camera that gives no frame for so long counts as lost."""
 _MILLISECOND = Fraction(1, 1000)
 
-# FFmpeg inside OpenCV would print lines of its own beside our error; OpenCV reads this once, at the
+# FFmpeg inside OpenCV would print lines of its own before our error; OpenCV reads this once, at the
 # first use.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
@@ -102,9 +102,9 @@ class Camera:
         self._capture = _open(source)
         # Servers send a file as fast as they can: newest frames would skip most of it.
         self.is_file = Path(source).is_file() or (
-            _is_url(source) and self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
+            is_url(source) and self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
         )
-        if not self.is_file and not _is_url(source):
+        if not self.is_file and not is_url(source):
             # USB carries only a few large uncompressed images per second. The format comes first:
             # it determines which sizes and rates there are.
             wanted = {
@@ -219,7 +219,7 @@ def _open(source: str) -> cv2.VideoCapture:
         return capture
     if source.isdecimal() or source.startswith("/dev/"):
         raise VideoError(f"camera {one_line(source)} cannot be opened: {_advice(source)}")
-    if _is_url(source):
+    if is_url(source):
         problem = "no stream that OpenCV can open: check the address and that something sends there"
     elif Path(source).exists():
         problem = "no video that OpenCV can play: convert it to MP4"
@@ -229,16 +229,12 @@ def _open(source: str) -> cv2.VideoCapture:
 
 
 def _no_frame(source: str) -> str:
-    if _is_url(source):
+    if is_url(source):
         return f"{one_line(source)} gives no frame: check that something sends there"
     return (
         f"camera {one_line(source)} gives no frame: close other programs that use it, or "
         f"{_advice(source)}"
     )
-
-
-def _is_url(source: str) -> bool:
-    return "://" in source
 
 
 def _advice(source: str) -> str:
@@ -255,7 +251,7 @@ def _read(capture: cv2.VideoCapture) -> cv2.typing.MatLike | None:
 
 @contextlib.contextmanager
 def _quiet_opencv() -> Iterator[None]:
-    """OpenCV prints several warnings for every camera that is not there."""
+    """OpenCV prints several warnings for every camera that does not exist."""
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
@@ -265,10 +261,10 @@ def _quiet_opencv() -> Iterator[None]:
 
 
 class VirtualCamera:
-    """Context manager over a camera that other programs can use, through pyvirtualcam and a driver;
-    raises `VideoError` without these.
+    """Context manager over a camera for other programs; raises `VideoError` without pyvirtualcam or
+    a driver.
 
-    `rate` is what other programs are told; frames are sent as they come, never delayed.
+    `rate` is announced to other programs; frames are sent as they come, never delayed to keep it.
     """
 
     def __init__(self, rate: float = 30) -> None:

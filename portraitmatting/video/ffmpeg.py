@@ -232,7 +232,7 @@ leaves dots along coloured edges."""
 
 
 class Converter:
-    """Frames <-> arrays by FFmpeg's `scale` filter, which is set up anew for each kind of them."""
+    """Frames <-> arrays by FFmpeg's `scale` filter, set up again when their kind changes."""
 
     def __init__(self) -> None:
         self._kind: Any = None

@@ -77,7 +77,7 @@ class MatteCarrier:
         self._source: _Source | None = None
 
     def see(self, image: NDArray[np.uint8]) -> SeenFrame:
-        """The next frame, HxWx3 RGB uint8. A frame of another size starts anew."""
+        """The next frame, HxWx3 RGB uint8. A frame of another size starts again."""
         grey = _small_grey(image)
         last, self._newest = self._newest, SeenFrame(grey, np.zeros((*grey.shape, 2), np.float32))
         if last is None or last.grey.shape != grey.shape:

@@ -29,11 +29,11 @@ _MOTION_SIDE = 180
 _KEEP = 0.8
 """How much of the last matte stays where nothing moves: a time constant of five frames."""
 _NOISES = 4.0
-"""A change counts as motion from so many times the frame's typical change on, ..."""
-_LEVELS = 1.0, 10.0
-"""... but never below the first of these, and always above the second (of 255 levels)."""
+"""A change counts as motion if it exceeds so many times the frame's median change, ..."""
+_THRESHOLDS = 1.0, 10.0
+"""... a threshold that is kept within these limits (of 255 levels)."""
 _SOFTNESS = 0.3
-"""From no motion to motion, as a part of that threshold."""
+"""A change that exceeds the threshold by this part of it counts fully."""
 _REACH = 15
 """Width, in pixels of the small image, of the surroundings that also count as moving: a plain
 sleeve changes at its edges only."""
@@ -43,7 +43,7 @@ class Smoother:
     """Averages the mattes of one video over time, wherever the image stays the same.
 
     Call it with each frame in order: image HxWx3 RGB uint8 and alpha HxW float32 in [0, 1] ->
-    smoothed alpha, likewise. It adds no delay. A frame of another size starts anew.
+    smoothed alpha HxW. It adds no delay. A frame of another size starts a new average.
 
     A first-order recursive filter whose weight goes to zero where motion is detected, as in Dubois
     and Sabri, "Noise Reduction in Image Sequences Using Motion-Compensated Temporal Filtering",
@@ -82,13 +82,13 @@ def _small(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _motion(before: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[np.float32]:
     """Two small images hxwx3 in 0..255 -> hxw, 0 where nothing moves, 1 where something does."""
     change = np.abs(after - before).max(axis=2)
-    threshold = np.clip(_NOISES * np.median(change), *_LEVELS)
+    threshold = np.clip(_NOISES * np.median(change), *_THRESHOLDS)
     moving = np.clip((change / threshold - 1) / _SOFTNESS, 0, 1)
     return np.asarray(cv2.dilate(moving, np.ones((_REACH, _REACH), np.uint8)), np.float32)
 
 
 def smoothed(matte: Matte, smoother: Smoother | None) -> Matte:
-    """The matte, averaged over time where there is a smoother."""
+    """The matte, averaged over time if there is a smoother."""
     if smoother is None:
         return matte
     return replace(matte, alpha=smoother(matte.image, matte.alpha))
@@ -296,8 +296,8 @@ def matte_video(
         for item in matted:
             writer.write(item.result(kind), item.frame.pts, item.frame.duration)
             bar.update()
-        bar.total = writer.count  # what the file says beforehand is an estimate
-    # Sound goes on after the last frame: only now everything has been copied.
+        bar.total = writer.count  # before, it was an estimate
+    # Sound may be longer than the images: only now everything has been copied.
     damaged = reader.damaged + writer.damaged
     missing = reader.missing
     return Converted(writer.count, kind == "rgba", damaged, writer.tracks_left_out, missing)

@@ -46,9 +46,9 @@ def serve(
         host: the address to listen at.
         port: without one, the first free one from 7860 on.
         checkpoint: as for `load_model`.
-        device: likewise.
+        device: as for `load_model`.
         precision: as for `Predictor`.
-        short_side: likewise.
+        short_side: as for `Predictor`.
         max_megabytes: largest upload.
         max_megapixels: largest image.
         keep_minutes: how long uploads and results are kept.
