@@ -45,8 +45,8 @@ def live(predictor: Predictor, folder: Path) -> None:
 
 
 def error_table(predictor: Predictor) -> None:
-    """Prints, clip by clip, MAD x1000, dtSSD x100 and boundary error in pixels of what is on the
-    screen, at every displayed frame's own time, against the true matte of that time."""
+    """Prints, clip by clip, MAD x1000, dtSSD x100 and boundary error in pixels of the mattes on the
+    screen, against the ground truth of the frame that is displayed."""
     methods = ("network on every frame", "waiting for it", "its last matte", "carried")
     titles = ("person", "motion", "matte", "MAD x1000", "dtSSD x100", "boundary, pixels")
     print(table(titles, []), end="", flush=True)
@@ -57,7 +57,7 @@ def error_table(predictor: Predictor) -> None:
             images, ground_truths = (list(part) for part in zip(*frames, strict=True))
             times = range(_LATE, _COUNT, _SHOWN)
             seen = {t: _coarse(predictor, images[t]) for t in {0, *times}}
-            # Begun at the last multiple of _LATE at which the network was free, and done by now.
+            # The network takes a frame at each multiple of _LATE and is done _LATE later.
             known = {t: (t - _LATE) // _LATE * _LATE for t in times}
             by_flow = _carried(images, seen, known)
             shown = {
@@ -66,9 +66,9 @@ def error_table(predictor: Predictor) -> None:
                 methods[2]: [guided_upsample(images[t], seen[known[t]]) for t in times],
                 methods[3]: [guided_upsample(images[t], by_flow[t]) for t in times],
             }
-            right = [ground_truths[t] for t in times]
+            expected = [ground_truths[t] for t in times]
             for method in methods:
-                row = (name, word, method, *_scores(shown[method], right))
+                row = (name, word, method, *_scores(shown[method], expected))
                 print("| " + " | ".join(row) + " |", flush=True)
 
 
@@ -80,7 +80,7 @@ def _coarse(predictor: Predictor, image: Image) -> Alpha:
 def _carried(
     images: list[Image], seen: dict[int, Alpha], known: dict[int, int]
 ) -> dict[int, Alpha]:
-    """What `LiveStream` would carry; where it would wait, the frame's own matte."""
+    """The mattes that `LiveStream` would carry; where it would wait, the frame's own matte."""
     carrier, carried, asked = MatteCarrier(), {}, 0
     carrier.ask(carrier.see(images[0]))
     for moment, source in known.items():
@@ -103,7 +103,7 @@ def _scores(alphas: list[Alpha], ground_truths: list[Alpha]) -> tuple[str, str, 
 
 
 class SimulatedCamera:
-    """A camera that plays images to and fro, `rate` per second, and only the newest counts."""
+    """Plays images forwards and backwards, `rate` per second, and gives the newest."""
 
     lost = False
 
@@ -113,7 +113,7 @@ class SimulatedCamera:
         self._began = time.monotonic()
 
     def age(self, frame: Frame) -> float:
-        """Seconds since the frame was there."""
+        """Seconds since the frame arrived."""
         return time.monotonic() - self._began - frame.seconds
 
     def __iter__(self) -> Iterator[Frame]:
@@ -124,15 +124,15 @@ class SimulatedCamera:
                 time.sleep((index + 1) / self._rate - now)
                 continue
             last = index
-            # A camera's frames are decoded, each of them, in another thread.
+            # As if decoded: a real camera gives a new array for each frame.
             image = self._images[index % len(self._images)].copy()
             yield Frame(image, index, Fraction(1) / Fraction(self._rate).limit_denominator(1000))
 
 
 def rate_table(predictor: Predictor, seconds: float = _SECONDS) -> None:
     """Prints displayed frames, passes of the network and ages at 640x480, without a window, row by
-    row. Latency is from a frame's arrival until it could be shown; the network's age, how much
-    older the frame is that it saw last."""
+    row. Latency is the time from a frame's arrival until it could be shown; the age of the
+    network's matte is how much older the frame is that the network saw last."""
     images = [image for image, _ in clip(drawn_person(), 2, 60)]
     titles = ("preset", "threads", "displayed per second", "network per second")
     titles += ("latency, ms: median", "95 %", "age of the network's matte, ms: median", "95 %")
