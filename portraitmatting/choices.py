@@ -8,6 +8,7 @@ PortraitmattingError, which names the value and what is accepted.
 import os
 import re
 from collections.abc import Iterable
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,7 +55,7 @@ def check_word(what: str, word: str, known: Iterable[str]) -> str:
 
 def check_number(what: str, value: _Number, low: float, high: float) -> _Number:
     """`value`, if it is in low..high; NaN is not."""
-    if not low <= value <= high:
+    if not isinstance(value, Real) or not low <= value <= high:
         raise PortraitmattingError(f"{what} {value}: use {low:g} to {high:g}")
     return value
 
@@ -72,6 +73,10 @@ def preset_short_side(short_side: int, preset: str) -> int:
 
 def check_short_side(short_side: int) -> int:
     """`short_side`, if it is a multiple of 32 up to 8192."""
+    if not isinstance(short_side, Integral):
+        raise PortraitmattingError(
+            f"short side {short_side!r}: expected an integer, a multiple of {MULTIPLE}"
+        )
     if not MULTIPLE <= short_side <= LARGEST_SHORT_SIDE or short_side % MULTIPLE:
         near = min(max(MULTIPLE, round(short_side / MULTIPLE) * MULTIPLE), LARGEST_SHORT_SIDE)
         raise PortraitmattingError(

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
-from portraitmatting.choices import KINDS, METHODS, check_word
+from portraitmatting.choices import KINDS, METHODS, check_number, check_word
 from portraitmatting.compositing import Background, Blur, as_background, composite, paint, rgba
 from portraitmatting.device import attempt
 from portraitmatting.errors import PortraitmattingError
@@ -146,8 +146,7 @@ class Matte:
         """The part of image and matte that holds the person: everything that 8 bits of alpha can
         tell from 0, and around it `margin` (0 or more) of the longer side, as far as the image
         goes. An empty matte stays as it is."""
-        if not 0 <= margin <= 100:
-            raise PortraitmattingError(f"crop margin {margin}: use 0 or more, for instance 0.05")
+        check_number("crop margin", margin, 0, 100)
         left, top, width, height = cv2.boundingRect((self.alpha > 0.5 / 255).view(np.uint8))
         if not width:
             return self

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
@@ -254,6 +254,11 @@ class Predictor:
         All that share a working size run as one batch; if the device has no memory for it, in
         halves, quarters and so on.
         """
+        single = isinstance(images, str | bytes | os.PathLike | Image.Image | DecodedImage)
+        if single or getattr(images, "ndim", 4) != 4 or not isinstance(images, Iterable):
+            raise PortraitmattingError(
+                f"expected a list of images, got {type(images).__name__}: one image is for predict"
+            )
         prepared = [self.prepare(image) for image in images]
         mattes: dict[int, Matte] = {}
         for size in dict.fromkeys(item.size for item in prepared):
@@ -339,6 +344,10 @@ class Predictor:
         `predict` in PyTorch from end to end, without gradients. Its mattes are the same for float
         images (1e-4); integers are rounded once more by `predict`, at the working size.
         """
+        if not isinstance(images, Tensor):
+            raise PortraitmattingError(
+                f"expected a tensor Bx3xHxW, got {type(images).__name__}: arrays are for predict"
+            )
         if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
             shape = "x".join(map(str, images.shape))
             raise PortraitmattingError(f"expected RGB images Bx3xHxW, got {shape}")

@@ -309,6 +309,27 @@ def test_without_a_checkpoint_the_size_must_be_given(model):
         Predictor(model)
 
 
+def test_a_mistake_in_a_call_is_one_line_that_names_it(model, matte, tmp_path):
+    predictor = Predictor(model, 64)
+    image = matte.image
+    for call, says in (
+        (lambda: Predictor(model, "64"), "short side '64': expected an integer"),
+        (lambda: predictor.predict_batch("photo.jpg"), "expected a list of images, got str"),
+        (lambda: predictor.predict_batch(image), "expected a list of images, got ndarray"),
+        (lambda: predictor.predict_batch(None), "expected a list of images, got NoneType"),
+        (lambda: predictor.predict_tensor(image), "expected a tensor Bx3xHxW, got ndarray"),
+        (lambda: matte.crop(None), "crop margin None: use 0 to 100"),
+        (lambda: matte.crop(-1), "crop margin -1: use 0 to 100"),
+        (lambda: matte.save(None), "expected an image file's path, got None"),
+        (lambda: matte.save(""), "expected an image file's path, got ''"),
+        (lambda: predictor.predict(None), "expected an image"),
+    ):
+        with pytest.raises(PortraitmattingError, match=says) as caught:
+            call()
+        assert str(caught.value).isprintable()
+    assert len(predictor.predict_batch(np.stack([image, image]))) == 2
+
+
 def test_a_preset_is_a_part_of_the_working_size(model):
     model.checkpoint = CheckpointInfo("test", "free", working_short_side=320)
     sides = {name: Predictor(model, preset=name).short_side for name in PRESETS}

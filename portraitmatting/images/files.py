@@ -33,9 +33,10 @@ def read_image(path: str | os.PathLike[str]) -> DecodedImage:
 
 def read_with(decoder: Callable[[bytes], _Result], path: str | os.PathLike[str]) -> _Result:
     """Decode a file's bytes; an ImageError of `decoder` gets the file's name."""
-    name = one_line(os.fspath(path)) or "''"
+    path = _as_path(path)
+    name = one_line(str(path))
     try:
-        data = Path(path).read_bytes()
+        data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{name}: cannot be opened ({reason}): check the path") from error
@@ -65,7 +66,7 @@ def write_image(
 
     Raises ImageError, one line, if the file cannot be written.
     """
-    path = Path(path)
+    path = _as_path(path)
     name = one_line(str(path))
     try:
         data = encode_image(pixels, path.suffix, icc_profile, metadata)
@@ -113,3 +114,9 @@ def _levels(stored: Stored) -> NDArray[Any]:
             raise ImageError("a colour image, not a matte: expected grey or transparency")
         colours = colours[..., 0]
     return stored.upright(colours)
+
+
+def _as_path(path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise ImageError(f"expected an image file's path, got {path!r}")
+    return Path(path)
