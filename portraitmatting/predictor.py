@@ -1,13 +1,12 @@
-"""Images in, mattes out."""
+"""Images in, mattes out: `Predictor` runs a network and brings its mattes to the images' size."""
 
 import copy
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import cached_property
-from typing import IO, Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -29,124 +28,60 @@ from portraitmatting.device import (
     explain_memory,
     limit_threads,
 )
-from portraitmatting.errors import ImageError, PortraitmattingError, one_line
+from portraitmatting.errors import PortraitmattingError
 from portraitmatting.guided_filter import guided_upsample, guided_upsample_tensor
-from portraitmatting.images.decode import DecodedImage, decode, from_pillow
-from portraitmatting.images.files import read_image
+from portraitmatting.images.decode import DecodedImage
 from portraitmatting.images.pixels import FLOAT_SLACK, to_unit
+from portraitmatting.images.source import Source, as_image
 from portraitmatting.matte import Matte
 from portraitmatting.modeling.heads import fuse
 from portraitmatting.modeling.model import PortraitMatting, Prediction
 from portraitmatting.on_gpu import download, guided_matte, shrink_pixels
 from portraitmatting.onnx_model import OnnxModel
-from portraitmatting.transforms import (
-    MULTIPLE,
-    as_rgb,
-    network_size,
-    resize_tensor,
-    split_alpha,
-    to_tensor,
-)
+from portraitmatting.transforms import MULTIPLE, network_size, resize_tensor, to_tensor
 from portraitmatting.trimap import BACKGROUND, FOREGROUND, UNKNOWN, VALUES
 
 _Network = Callable[[Tensor], Prediction]
 
 
 class Prepared(NamedTuple):
-    """An image, and what the network reads of it."""
+    """An image, and the tensor that the network will read."""
 
     image: DecodedImage
     size: tuple[int, int]
     """The working size (h, w)."""
     tensor: Tensor
-    """3xhxw float32 in [0, 1] at working size, on the CPU; if the network is on CUDA, which then
-    does the rest, the image's own pixels HxWx3, pinned."""
+    """On the CPU. 3xhxw float32 in [0, 1] at working size; for a network on CUDA, which resizes
+    the image itself, the image's own pixels HxWx3 in pinned memory."""
 
 
 class Estimate(NamedTuple):
-    """An image, and what the network says of it."""
+    """An image, and the network's outputs for it."""
 
     image: DecodedImage
     alpha: Tensor
-    """1xhxw float32 in [0, 1] at working size, on the CPU once `arrived` is."""
+    """1xhxw float32 in [0, 1] at working size, on the CPU; read it after `arrived`."""
     trimap: Tensor
-    """hxw uint8 classes, alike."""
+    """hxw uint8, the classes of `trimap` (0, 1, 2), on the CPU; read it after `arrived`."""
     arrived: torch.cuda.Event | None
-    """When both are copied from a CUDA device; None elsewhere, where copies wait."""
+    """The event that both are copied from CUDA; None on other devices, whose copies are complete
+    already."""
     on_gpu: tuple[Tensor, Tensor, Tensor] | None = None
-    """What a CUDA device holds of the image: its pixels HxWx3; the same and the matte at working
-    size."""
-
-
-Source: TypeAlias = (
-    str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[Any] | DecodedImage
-)
-"""What `predict` takes for an image."""
-
-
-def as_image(source: Source) -> DecodedImage:
-    """HxWx3 RGB over white, as `as_rgb` gives it, with its transparency, profile and metadata.
-
-    Raises PortraitmattingError for what is no image, and for files that cannot be read.
-    """
-    if isinstance(source, DecodedImage):
-        return replace(source, pixels=as_rgb(source.pixels))
-    if isinstance(source, str | os.PathLike):
-        return read_image(source)
-    if isinstance(source, bytes | bytearray | memoryview):
-        return decode(bytes(source))
-    if isinstance(source, Image.Image):
-        return from_pillow(source)
-    if hasattr(source, "read"):
-        return decode(_read_open(cast("IO[bytes]", source)))
-    try:
-        array = np.asarray(source)
-    except (ValueError, TypeError, RuntimeError):  # ragged lists, tensors on a GPU
-        array = np.empty(0, object)
-    if array.dtype.kind not in "uifb" or not array.ndim:
-        raise PortraitmattingError(
-            "expected an image (a path, a file's bytes, a PIL image or an array HxW, HxWx3 or "
-            f"HxWx4), got {type(source).__name__}"
-        )
-    # Of another byte order where a file's bytes were taken as they are.
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    pixels, alpha = split_alpha(array)
-    return DecodedImage(as_rgb(pixels), None, alpha)
-
-
-def _read_open(file: IO[bytes]) -> bytes:
-    """What is left of an open file; its name is not known for sure."""
-    try:
-        data: object = file.read()
-    except (OSError, ValueError) as error:  # ValueError: closed, or text that is none
-        reason = one_line(str(error)) or type(error).__name__
-        raise ImageError(f"the open file cannot be read ({reason}): give its path") from error
-    if not isinstance(data, bytes | bytearray | memoryview):
-        raise ImageError(
-            f'the open file gives {type(data).__name__}, not bytes: open it with "rb", or give its '
-            "path"
-        )
-    return bytes(data)
+    """What stays on CUDA for `finish`: the image's pixels HxWx3 in their own dtype, and at working
+    size the image 3xhxw and the matte 1xhxw, both float32. None if CUDA is not used, or has no
+    memory for them."""
 
 
 class Predictor:
     """Runs a model on images of any size.
 
-    Without `model` it is the default checkpoint's, on the best device there is. `short_side` (a
-    multiple of 32; the working size's short side) and `precision` ("auto", "fp32", "bf16", "fp16")
-    default to what the model's checkpoint says, `device` to where the model is; the
-    model itself is moved there, but an `OnnxModel` has its device and precision already. `preset`,
-    one of `PRESETS`, takes its part of the short side. `compile` runs the network through
-    torch.compile, which needs a C++ compiler and takes a minute or more at the first image of each
-    working size: for videos, cameras and images of one shape. Whatever cannot be used raises
-    `PortraitmattingError`.
-
     An image is a path, a file's bytes, an open file, a PIL image, or an array HxW (grey), HxWx3
-    (RGB) or HxWx4 (RGBA), uint8, uint16 or float in [0, 1]. Where it is transparent itself, so is
-    its matte. One predictor may be used from several threads.
+    (RGB) or HxWx4 (RGBA), uint8, uint16 or float in [0, 1]. Where the image is transparent, its
+    matte is as well. One predictor may be used from several threads.
 
-    `predict` and `predict_batch` are three steps, which a job may spread over threads: `prepare`
-    and `finish`, from any thread, and between them `estimate`, which alone runs the network.
+    `predict` and `predict_batch` consist of three steps, which a job can spread over threads:
+    `prepare` and `finish` run in any thread, `estimate` between them is the only one that runs the
+    network.
     """
 
     def __init__(
@@ -158,6 +93,21 @@ class Predictor:
         preset: str | None = None,
         compile: bool = False,
     ) -> None:
+        """Raises `PortraitmattingError` for anything that cannot be used.
+
+        Args:
+            model: moved to `device` and put into eval mode; by default that of the default
+                checkpoint, on the best device of this machine.
+            short_side: the short side of the working size, a multiple of 32; by default the one
+                that the model's checkpoint names.
+            precision: "auto", "fp32", "bf16" or "fp16"; by default the checkpoint's.
+            device: by default the one that holds the model. An `OnnxModel` has its device and
+                precision already, and others are refused.
+            preset: one of `PRESETS`: a part of the short side, for more speed.
+            compile: run the network through torch.compile. This needs a C++ compiler and takes a
+                minute or more at the first image of each working size, so it is for videos,
+                cameras and images of one shape.
+        """
         if model is None:
             model, device = load_model(), device or "auto"
         if not isinstance(model, PortraitMatting | OnnxModel):
@@ -172,7 +122,7 @@ class Predictor:
                     "this model has no checkpoint that says at which size to run: give short_side"
                 )
             short_side = info.working_short_side
-        network_size(1, 1, short_side)  # raises now what every image would raise
+        network_size(1, 1, short_side)  # a wrong one is refused now, not at the first image
         if precision is None:
             precision = info.precision if info else "auto"
         self.short_side = short_side
@@ -189,37 +139,37 @@ class Predictor:
             self.device = choose_device(str(device)) if device else next(model.parameters()).device
             self.dtype = choose_precision(precision, self.device)
             if any(p.is_floating_point() and p.dtype != torch.float32 for p in model.parameters()):
-                model = model.float()  # what is computed in fewer bits is chosen by `precision`
-            with limit_threads(1):  # so that a process may still fork
+                model = model.float()  # `precision`, not the checkpoint's dtype, decides below
+            with limit_threads(1):  # the process may still fork afterwards
                 self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
                 if self.dtype != torch.float32:
                     self._network = self.model.at_precision(self.dtype)
-            # With its number: in another thread "cuda" alone may be another GPU.
+            # With its index: in another thread, "cuda" without one may mean another GPU.
             self.device = next(model.parameters()).device
         if compile:
             check_compiler()
             self._network = _compiled(self._network)
         self._largest_batch: dict[tuple[int, int], int] = {}
-        """Of working sizes at which larger ones ran out of memory."""
+        """Working size to the largest batch that may fit; only sizes that ran out of memory."""
 
     def __str__(self) -> str:
         return f"{self.runs_on}, {describe_precision(self.dtype)}, short side {self.short_side}"
 
     @property
     def runs_on(self) -> str:
-        """What computes, for people."""
-        onnx = isinstance(self.model, OnnxModel)
-        return str(self.model) if onnx else describe_device(self.device)
+        """The device, and onnxruntime if that is used, for people to read."""
+        is_onnx = isinstance(self.model, OnnxModel)
+        return str(self.model) if is_onnx else describe_device(self.device)
 
     @property
     def settings(self) -> str:
-        """Text that differs where mattes may differ: weights, working size, precision, and how
-        they come back to the image's size."""
+        """A text that differs between predictors whose mattes may differ: it names the weights, the
+        working size, the precision and the way back to the image's size."""
         return f"{self._fingerprint} {self.short_side} {describe_precision(self.dtype)} guided"
 
     @cached_property
     def _fingerprint(self) -> str:
-        """Of the weights."""
+        """A short hash of the weights."""
         if isinstance(self.model, OnnxModel):
             return self.model.fingerprint
         digest = hashlib.sha256()
@@ -237,11 +187,12 @@ class Predictor:
         return other
 
     def at_preset(self, preset: str) -> "Predictor":
-        """The same network at a preset of this working size; raises `PortraitmattingError`."""
+        """The same network at a preset of this working size; raises `PortraitmattingError` for an
+        unknown preset."""
         return self.at_short_side(preset_short_side(self.short_side, preset))
 
     def network_size(self, image: NDArray[Any]) -> tuple[int, int]:
-        """The working size (h, w) of an image; those that share one can run together."""
+        """The working size (h, w) of an image HxWx3. Images that share one can form a batch."""
         return network_size(image.shape[0], image.shape[1], self.short_side)
 
     def predict(self, image: Source) -> Matte:
@@ -251,8 +202,8 @@ class Predictor:
     def predict_batch(self, images: Sequence[Source]) -> list[Matte]:
         """Images of any sizes to their mattes, in order.
 
-        All that share a working size run as one batch; if the device has no memory for it, in
-        halves, quarters and so on.
+        Images that share a working size run as one batch. If the device has no memory for it, the
+        batch is halved until it fits.
         """
         single = isinstance(images, str | bytes | os.PathLike | Image.Image | DecodedImage)
         if single or getattr(images, "ndim", 4) != 4 or not isinstance(images, Iterable):
@@ -268,7 +219,7 @@ class Predictor:
         return [mattes[i] for i in range(len(prepared))]
 
     def prepare(self, image: Source) -> Prepared:
-        """The image at its working size, or on the way to CUDA."""
+        """Decode the image, if it has no pixels yet, and make the tensor for the device."""
         check_process()
         decoded = as_image(image)
         pixels, size = decoded.pixels, self.network_size(decoded.pixels)
@@ -280,11 +231,11 @@ class Predictor:
         return Prepared(decoded, size, tensor)
 
     def estimate(self, batch: Sequence[Prepared]) -> list[Estimate]:
-        """What the network says of images of one working size, in order.
+        """Run the network on images of one working size; estimates in order.
 
-        On CUDA it is only said what is to be done: copies to and from pinned memory and the
-        network itself run while the caller goes on, and `finish` waits for them. Pixels go there
-        in their own depth, and stay for `finish`.
+        On CUDA this only queues the work: copies to and from pinned memory and the network run
+        while the caller goes on, and `finish` waits for them. Images are copied to the GPU as they
+        are, at full size, and stay there for `finish`.
         """
         is_cuda = self.device.type == "cuda"
         pixels, images = zip(*map(self._upload, batch), strict=True)
@@ -298,8 +249,8 @@ class Predictor:
         ]
 
     def _upload(self, item: Prepared) -> tuple[Tensor | None, Tensor]:
-        """On CUDA the image's pixels there, unless they are too many for its memory; and on any
-        device the image 3xhxw at working size."""
+        """The image on the device: its own pixels HxWx3 (only on CUDA, and None if its memory is
+        too small), and the image 3xhxw at working size."""
         if self.device.type != "cuda":
             return None, item.tensor.to(self.device)
         if both := attempt(self._upload_pixels, item):
@@ -307,7 +258,7 @@ class Predictor:
         return None, to_tensor(item.image.pixels, item.size).to(self.device)
 
     def _upload_pixels(self, item: Prepared) -> tuple[Tensor, Tensor]:
-        # From pinned memory they come without this thread's help.
+        # From pinned memory the copy runs while this thread goes on.
         pixels = item.tensor.to(self.device, non_blocking=True)
         return pixels, shrink_pixels(pixels, item.size)
 
@@ -316,7 +267,7 @@ class Predictor:
         image, alpha, classes, arrived, on_gpu = estimate
         if arrived is not None:
             arrived.synchronize()
-        if alpha.isnan().any():
+        if alpha.isnan().any():  # `fuse` marks outputs that are not finite
             pixels, small = self._upload(self.prepare(image))
             (alpha,), (classes,) = self._in_fp32([small])
             on_gpu = None if pixels is None else (pixels, small, alpha)
@@ -341,8 +292,9 @@ class Predictor:
     def predict_tensor(self, images: Tensor) -> Tensor:
         """Float RGB Bx3xHxW in [0, 1] to float32 mattes Bx1xHxW in [0, 1], on the model's device.
 
-        `predict` in PyTorch from end to end, without gradients. Its mattes are the same for float
-        images (1e-4); integers are rounded once more by `predict`, at the working size.
+        The same as `predict`, but in PyTorch from end to end, without gradients. For float images
+        the mattes agree to 1e-4. Of integer images `predict` rounds the smaller copy that the
+        network reads to integers, which this method does not.
         """
         if not isinstance(images, Tensor):
             raise PortraitmattingError(
@@ -366,7 +318,7 @@ class Predictor:
         return guided_upsample_tensor(source, matte)
 
     def _in_fp32(self, images: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
-        """`_in_parts` again in fp32, for images of which an output was not finite."""
+        """`_in_parts` again, in fp32, for images whose outputs were not finite."""
         if isinstance(self.model, PortraitMatting) and self.dtype != torch.float32:
             mattes, trimaps = self._in_parts(images, self.model)
             if mattes.isfinite().all():
@@ -379,8 +331,9 @@ class Predictor:
     def _in_parts(
         self, images: Sequence[Tensor] | Tensor, network: _Network
     ) -> tuple[Tensor, Tensor]:
-        """3xhxw each, at one working size, on the model's device, to mattes Bx1xhxw float32 and
-        trimap classes Bxhxw uint8 there, in as many parts as the device's memory asks for."""
+        """Images 3xhxw of one working size to mattes Bx1xhxw float32 and trimap classes Bxhxw
+        uint8, all on the model's device. Where its memory is too small for the batch, it runs in
+        parts."""
         size = (images[0].shape[-2], images[0].shape[-1])
         mattes: list[Tensor] = []
         trimaps: list[Tensor] = []
@@ -407,7 +360,7 @@ class Predictor:
     def _forward(
         self, images: Sequence[Tensor] | Tensor, network: _Network
     ) -> tuple[Tensor, Tensor]:
-        """One pass of the network."""
+        """One pass of the network, with the results of `_in_parts`."""
         check_process()
         batch = torch.stack(list(images)).contiguous(memory_format=torch.channels_last)
         alpha, trimap_logits = network(batch)
@@ -415,15 +368,16 @@ class Predictor:
 
 
 def _explain_size(image: DecodedImage) -> AbstractContextManager[None]:
-    """`explain_memory` for what grows with the image."""
+    """`explain_memory` for work whose memory grows with the image."""
     height, width = image.pixels.shape[:2]
     return explain_memory(f"not enough memory for {width}x{height} pixels: scale the image down")
 
 
 def _compiled(network: _Network) -> _Network:
-    """Compiled once per working size, for batches of any length.
+    """The network, compiled once per working size, for batches of any length.
 
-    Sizes left open would be symbols, and tracing one block of Swin with them takes a minute.
+    With symbols in place of height and width, one compilation would serve all sizes, but tracing a
+    single Swin block with them takes a minute.
     """
     compiled = torch.compile(network)
 

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from portraitmatting.choices import MULTIPLE, check_short_side
-from portraitmatting.errors import PortraitmattingError
-from portraitmatting.images.pixels import peak, to_dtype, to_unit
+from portraitmatting.images.pixels import peak
 
 _LONGEST_ASPECT = 4
 """Beyond 4:1 the working size shrinks: its area never exceeds 4 short sides squared."""
@@ -39,44 +38,6 @@ def network_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     long_side = -(-long * short_side // (short * MULTIPLE)) * MULTIPLE
     long_side = min(long_side, area // short_side // MULTIPLE * MULTIPLE)
     return (short_side, long_side) if height <= width else (long_side, short_side)
-
-
-def as_rgb(image: NDArray[Any]) -> NDArray[Any]:
-    """`image` as HxWx3 of its own dtype: uint8, uint16, or float32 in [0, 1] (any float comes in).
-
-    Takes HxW and HxWx1 grey and HxWx3 RGB; raises `PortraitmattingError` for anything else.
-    RGB integers come back as they are, not as a copy.
-    """
-    image = np.asarray(image)
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[:, :, 0]
-    if image.ndim == 2:
-        image = np.repeat(image[:, :, None], 3, axis=2)
-    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        shape = "x".join(map(str, image.shape))
-        raise PortraitmattingError(
-            f"expected an RGB (HxWx3) or grey (HxW) image, got {shape}{_way_out(image)}"
-        )
-    return to_unit(image, "the image") if peak(image.dtype) == 1 else image
-
-
-def split_alpha(image: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """HxWx4 RGBA or HxWx2 grey with straight alpha -> its colours over white, as files come, and
-    alpha HxW; any other image as it is, and None."""
-    if image.ndim != 3 or image.shape[2] not in (2, 4) or not image.size:
-        return image, None
-    alpha = image[..., -1]
-    weight = to_unit(alpha, "the alpha channel")[..., None]
-    colors = to_unit(image[..., :-1], "the image")
-    return to_dtype(1 + weight * (colors - 1), image.dtype), alpha
-
-
-def _way_out(image: NDArray[Any]) -> str:
-    if image.ndim == 3 and image.size and image.shape[2] == 4:
-        return ": drop its alpha channel"
-    if image.ndim == 3 and image.size and image.shape[0] in (1, 3):
-        return ": put the colours last"
-    return ""
 
 
 def to_tensor(image: NDArray[Any], size: tuple[int, int]) -> Tensor:

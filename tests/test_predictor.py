@@ -27,8 +27,9 @@ from portraitmatting.guided_filter import guided_upsample
 from portraitmatting.images.files import read_image, write_image
 from portraitmatting.images.metadata import Metadata
 from portraitmatting.images.pixels import to_dtype
+from portraitmatting.images.source import as_image
 from portraitmatting.modeling.heads import fuse
-from portraitmatting.predictor import Matte, as_image
+from portraitmatting.predictor import Matte
 from portraitmatting.transforms import network_size, to_tensor
 
 

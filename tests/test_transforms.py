@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portraitmatting import PortraitmattingError
+from portraitmatting.images.source import as_rgb
 from portraitmatting.transforms import (
-    as_rgb,
     network_size,
     resize,
     resize_tensor,
