@@ -30,18 +30,18 @@ class Matte:
     """An image's alpha matte, and what can be made of it; everything has the image's size."""
 
     image: NDArray[Any]
-    """HxWx3 RGB, as given to the predictor: uint8, uint16, or float32 in [0, 1]. Not a copy, if it
-    came as RGB integers: leave it alone as long as the foreground may still be asked for."""
+    """HxWx3 RGB, as given to the predictor: uint8, uint16, or float32 in [0, 1]. RGB integers are
+    not copied: do not write to that array while this matte is in use."""
     alpha: NDArray[np.float32]
     """HxW float32 in [0, 1]: the share of each pixel that is the person."""
     trimap: NDArray[np.uint8]
     """HxW uint8: 0 background, 128 unknown, 255 foreground."""
     device: str = "cpu"
-    """Where results are made."""
+    """The device that computes the results."""
     icc_profile: bytes | None = None
-    """What the image's colours mean, and those of its results; None stands for sRGB."""
+    """The ICC profile of the image and its results; None stands for sRGB."""
     metadata: Metadata | None = None
-    """What files of results keep of the image's: EXIF, XMP and resolution."""
+    """The image's EXIF, XMP and resolution, as far as files of results keep them."""
     _foregrounds: dict[tuple[str, str], NDArray[Any]] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -57,11 +57,12 @@ class Matte:
 
         Args:
             kind: "alpha" (HxW), "rgba" (HxWx4, the cut-out with straight alpha), "composite"
-                (HxWx3, the person over `background`) or "foreground" (HxWx3, her own colours).
-            background: as `portraitmatting.composite` takes it: a colour, an image of any size,
-                "blur", ...
-            method: how foreground colours are estimated, as in `estimate_foreground`. This happens
-                once for all results of one method and dtype.
+                (HxWx3, the person over `background`) or "foreground" (HxWx3, the person's colours
+                without those of the background).
+            background: for "composite", as `portraitmatting.composite` takes it: a colour, an image
+                of any size, "blur", ...
+            method: the method of `estimate_foreground`. On the CPU, its colours are kept for later
+                results of the same method and dtype.
             dtype: uint8, uint16 or floating point; the image's own by default.
 
         Raises PortraitmattingError for anything else.
@@ -69,18 +70,18 @@ class Matte:
         if kind not in KINDS:
             raise PortraitmattingError(f"unknown kind of result {kind!r}: use {', '.join(KINDS)}")
         check_word("foreground method", method, METHODS)
-        kept = np.dtype(self.image.dtype if dtype is None else dtype)
+        dtype = np.dtype(self.image.dtype if dtype is None else dtype)
         if kind == "alpha":
-            return to_dtype(self.alpha, kept)
-        image = to_dtype(self.image, kept)
+            return to_dtype(self.alpha, dtype)
+        image = to_dtype(self.image, dtype)
         if torch.device(self.device).type == "cuda" and method != "cf":
             result = attempt(self._on_gpu, kind, image, background, method)
-            if result is not None:  # else there is no memory for it there
+            if result is not None:  # None: the GPU's memory is too small
                 return result
-        if (method, kept.str) not in self._foregrounds:
-            colors = estimate_foreground(image, self.alpha, method)
-            self._foregrounds[method, kept.str] = colors
-        foreground = self._foregrounds[method, kept.str]
+        key = method, dtype.str
+        if key not in self._foregrounds:
+            self._foregrounds[key] = estimate_foreground(image, self.alpha, method)
+        foreground = self._foregrounds[key]
         if kind == "foreground":
             return foreground
         if kind == "rgba":
@@ -94,24 +95,24 @@ class Matte:
         background: Background | NDArray[Any] | str,
         method: Method,
     ) -> NDArray[Any]:
-        """`result` on CUDA: image and alpha go there, and nothing but the result comes back.
+        """`result` on CUDA: image and alpha are copied there, and only the result comes back.
 
-        They are not kept there in between, or else a list of mattes would fill the GPU.
+        Nothing stays there between two calls: a list of mattes would fill the GPU's memory.
         """
-        pixels, level = upload(image, self.device), upload(self.alpha, self.device)
+        pixels, alpha = upload(image, self.device), upload(self.alpha, self.device)
         foreground = pixels
-        if method != "none" and level.numel() > 1:
-            foreground = foreground_pixels(pixels, level, self.alpha, method)
+        if method != "none" and alpha.numel() > 1:
+            foreground = foreground_pixels(pixels, alpha, self.alpha, method)
         if kind == "foreground":
             return download(foreground)
         if kind == "rgba":
-            return download(cut_out(foreground, level))
+            return download(cut_out(foreground, alpha))
         behind = background if isinstance(background, np.ndarray) else as_background(background)
         if isinstance(behind, Blur):
-            back = blurred(pixels, level, behind)
+            back = blurred(pixels, alpha, behind)
         else:
             back = upload(paint(behind, image, self.alpha, self.icc_profile), self.device)
-        return download(blend(foreground, level, back))
+        return download(blend(foreground, alpha, back))
 
     def save(
         self,
@@ -120,8 +121,16 @@ class Matte:
         background: Background | NDArray[Any] | str = "white",
         method: Method = "ml",
     ) -> None:
-        """Write one kind of result, as `result` makes it, to .png, .webp, .tif or .jpg (which holds
-        no "rgba"), with the image's profile and metadata. Raises PortraitmattingError."""
+        """Write a result as .png, .webp, .tif or .jpg, with the image's profile and metadata.
+
+        Raises PortraitmattingError, also for "rgba" as .jpg, which has no transparency.
+
+        Args:
+            path: the file; one that exists is replaced.
+            kind: as in `result`.
+            background: as in `result`.
+            method: as in `result`.
+        """
         write_image(path, self.result(kind, background, method), self.icc_profile, self.metadata)
 
     def to_pil(
@@ -130,8 +139,8 @@ class Matte:
         background: Background | NDArray[Any] | str = "white",
         method: Method = "ml",
     ) -> Image.Image:
-        """One kind of result, as `result` makes it, as a PIL image of 8 bits: L, RGB or RGBA, with
-        the image's profile. Raises PortraitmattingError."""
+        """A result, as `result` makes it, as a PIL image of 8 bits: L, RGB or RGBA, with the
+        image's profile. Raises PortraitmattingError."""
         image = Image.fromarray(self.result(kind, background, method, np.uint8))
         if self.icc_profile and kind != "alpha":
             image.info["icc_profile"] = self.icc_profile
@@ -139,27 +148,28 @@ class Matte:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nobody is there: less than one pixel in 10,000 is more person than not."""
+        """Whether the image shows no person: alpha exceeds 0.5 in fewer than 1 of 10,000 pixels."""
         return bool(np.count_nonzero(self.alpha > 0.5) < 1e-4 * self.alpha.size)
 
     def crop(self, margin: float = 0.0) -> "Matte":
-        """The part of image and matte that holds the person: everything that 8 bits of alpha can
-        tell from 0, and around it `margin` (0 or more) of the longer side, as far as the image
-        goes. An empty matte stays as it is."""
+        """The part of image and matte with the person in it: all pixels whose alpha is not 0 when
+        rounded to 8 bits, and around them a margin inside the image. `margin` is a share (0 or
+        more) of the longer side of these pixels' bounding box. A matte without such pixels stays
+        as it is."""
         check_number("crop margin", margin, 0, 100)
         left, top, width, height = cv2.boundingRect((self.alpha > 0.5 / 255).view(np.uint8))
         if not width:
             return self
-        around = round(margin * max(width, height))
+        border = round(margin * max(width, height))
         box = (
-            slice(max(0, top - around), top + height + around),
-            slice(max(0, left - around), left + width + around),
+            slice(max(0, top - border), top + height + border),
+            slice(max(0, left - border), left + width + border),
         )
         return replace(self, image=self.image[box], alpha=self.alpha[box], trimap=self.trimap[box])
 
     @property
     def foreground(self) -> NDArray[Any]:
-        """The person's own colours, HxWx3 of the image's dtype; estimated on first use."""
+        """The person's colours without those of the background, HxWx3 of the image's dtype."""
         return self.result("foreground")
 
     def rgba(self) -> NDArray[Any]:
@@ -172,7 +182,7 @@ class Matte:
 
     def _repr_png_(self) -> bytes:
         """The cut-out as a notebook shows it, at most 1024 pixels a side."""
-        # Shrunk first: colours of a preview take no time, those of 12 megapixels take seconds.
+        # Shrunk first: estimating the colours of 12 megapixels takes seconds.
         image = shrunk(self.image, _PREVIEW_SIDE)
         alpha = shrunk(self.alpha, _PREVIEW_SIDE).clip(0, 1)
         cut_out = rgba(to_dtype(estimate_foreground(image, alpha), np.uint8), alpha)

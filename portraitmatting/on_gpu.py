@@ -1,11 +1,12 @@
-"""What happens to an image beside the network, on the GPU that holds its pixels.
+"""The steps before and after the network in PyTorch, on the GPU that holds the image's pixels.
 
-By the formulas of `to_tensor`, `guided_upsample`, `rgba`, `composite` and `Blur`, strip by strip,
-so that memory beside pixels and results hardly grows with the image. Nothing here waits for the GPU
-but `download`, which the blur needs for its small image.
+`shrink_pixels`, `guided_matte`, `cut_out`, `blend` and `blurred` compute what `to_tensor`,
+`guided_upsample`, `rgba`, `composite` and `Blur` compute on the CPU. They work on strips of rows,
+so that memory other than for the image and the result grows little with the image. Only `download`
+waits for the GPU, and `blurred`, which calls it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from portraitmatting.guided_filter import CERTAIN, fit
 from portraitmatting.transforms import area_weights, resize_tensor, shrinks
 
 _STRIP = 2**22
-"""Pixels that are floating point at a time: 48 MiB."""
+"""Pixels of a strip, which take 48 MiB in floating point."""
 _PEAKS = {torch.uint8: 255, torch.uint16: 65535}
 _ALPHA = _PEAKS[torch.uint16]
 
@@ -30,24 +31,25 @@ def to_unit_tensor(pixels: Tensor) -> Tensor:
 
 
 def to_dtype_tensor(unit: Tensor, dtype: torch.dtype) -> Tensor:
-    """`to_dtype` of float32 in [0, 1], any shape, rounded to the nearest."""
+    """`to_dtype` of any shape: float32 in [0, 1] -> `dtype`, rounded to the nearest."""
     return (unit * _PEAKS[dtype]).round().to(dtype) if dtype in _PEAKS else unit.to(dtype)
 
 
-def bits(pixels: Tensor) -> Tensor:
-    """The same memory in a type for which PyTorch has every operator, as it has not for uint16."""
+def as_int16(pixels: Tensor) -> Tensor:
+    """uint16 as int16 in the same memory, for operators that only move or compare values: PyTorch
+    lacks many of them for uint16. Other dtypes as they are."""
     return pixels.view(torch.int16) if pixels.dtype == torch.uint16 else pixels
 
 
 def upload(pixels: NDArray[Any], device: torch.device | str) -> Tensor:
-    """HxWxC or HxW to a device; of one colour everywhere just one pixel, 1x1xC."""
+    """HxWxC or HxW -> the same on a device; 1x1xC where one pixel is broadcast to all."""
     if pixels.ndim == 3 and pixels.strides[:2] == (0, 0):
         pixels = pixels[:1, :1]
     return torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(device)
 
 
 def download(pixels: Tensor) -> NDArray[Any]:
-    """To NumPy; from a GPU through pinned memory, once all that makes the pixels is done."""
+    """A tensor as an array; waits until the GPU has computed it."""
     copy = pixels.to("cpu", non_blocking=True)
     if pixels.is_cuda:
         torch.cuda.current_stream(pixels.device).synchronize()
@@ -58,11 +60,11 @@ def download(pixels: Tensor) -> NDArray[Any]:
 def shrink_pixels(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """HxWx3 RGB, uint8 | uint16 | float in [0, 1] -> 3xhxw float32 in [0, 1] of `size`.
 
-    Rounded to the pixels' depth, as `to_tensor` does it.
+    Of integers the small image is rounded to their levels, as in `to_tensor`.
     """
     height, width = pixels.shape[:2]
     if shrinks((height, width), size):
-        images = _shrink((_planes(strip) for strip in pixels.split(_rows(width))), pixels, size)
+        images = _shrink((_planes(*strip) for strip in _strips(pixels)), pixels, size)
     else:
         images = resize_tensor(_planes(pixels)[None], size)[0]
     if peak := _PEAKS.get(pixels.dtype):
@@ -72,22 +74,22 @@ def shrink_pixels(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 @torch.inference_mode()
 def guided_matte(pixels: Tensor, image: Tensor, coarse: Tensor) -> Tensor:
-    """`guided_upsample` of pixels HxWx3 and their matte 1xhxw, float32 in [0, 1], on one device,
-    with the image as `shrink_pixels` gives it at the matte's size -> HxW uint16, 65535 for 1."""
+    """`guided_upsample` with all tensors on one device -> HxW uint16, 65535 for 1.
+
+    `pixels` is the image HxWx3, uint8 | uint16 | float in [0, 1], `image` the same 3xhxw at the
+    matte's size, from `shrink_pixels`, and `coarse` the matte 1xhxw float32 in [0, 1].
+    """
     (height, width), size = pixels.shape[:2], coarse.shape[-2:]
     if not shrinks((height, width), size):
         matte = resize_tensor(coarse[None], (height, width))[0, 0]
         return to_dtype_tensor(matte, torch.uint16)
     lines = fit(image[None], coarse[None])[0]
-    left, right, part = _between(width, size[1], pixels.device)
-    lines = torch.lerp(lines[:, :, left], lines[:, :, right], part)
+    left, right, fraction = _interpolation(width, size[1], pixels.device)
+    lines = torch.lerp(lines[:, :, left], lines[:, :, right], fraction)
     alpha = torch.empty(height, width, dtype=torch.uint16, device=pixels.device)
-    vertical = _between(height, size[0], pixels.device)
-    step = _rows(width)
-    for above, below, part, strip, target in zip(
-        *(line.split(step) for line in vertical), pixels.split(step), alpha.split(step), strict=True
-    ):
-        full = torch.lerp(lines[:, above], lines[:, below], part[:, None])
+    vertical = _interpolation(height, size[0], pixels.device)
+    for above, below, fraction, strip, target in _strips(*vertical, pixels, alpha):
+        full = torch.lerp(lines[:, above], lines[:, below], fraction[:, None])
         matte = (full[:3] * _planes(strip)).sum(dim=0) + full[3]
         target.copy_(torch.where(matte > CERTAIN, 1, matte).clamp(0, 1).mul(_ALPHA).round())
     return alpha
@@ -95,29 +97,25 @@ def guided_matte(pixels: Tensor, image: Tensor, coarse: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def cut_out(foreground: Tensor, alpha: Tensor) -> Tensor:
-    """`rgba` of HxWx3 and HxW float32 in [0, 1] -> HxWx4 of the foreground's dtype."""
+    """`rgba` of a foreground HxWx3 and its alpha HxW float32 in [0, 1] -> HxWx4 of the foreground's
+    dtype."""
     result = foreground.new_empty(*alpha.shape, 4)
-    step = _rows(alpha.shape[1])
-    for target, colors, strip in zip(
-        *(tensor.split(step) for tensor in (result, foreground, alpha)), strict=True
-    ):
-        level = bits(to_dtype_tensor(strip[..., None], foreground.dtype))
-        torch.cat([bits(colors).masked_fill(level == 0, 0), level], dim=2, out=bits(target))
+    for target, colours, strip in _strips(result, foreground, alpha):
+        levels = as_int16(to_dtype_tensor(strip[..., None], foreground.dtype))
+        visible = as_int16(colours).masked_fill(levels == 0, 0)
+        torch.cat([visible, levels], dim=2, out=as_int16(target))
     return result
 
 
 @torch.inference_mode()
 def blend(foreground: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
-    """`composite` of HxWx3 and HxW float32 in [0, 1] over a background, HxWx3 of the same dtype or
-    what expands to that -> HxWx3 of the foreground's dtype."""
+    """`composite` of a foreground HxWx3 and its alpha HxW float32 in [0, 1] over a background HxWx3
+    or 1x1x3 of the same dtype -> HxWx3 of the foreground's dtype."""
     result = torch.empty_like(foreground)
-    step = _rows(alpha.shape[1])
     background = background.expand(foreground.shape)
-    for target, front, level, back in zip(
-        *(tensor.split(step) for tensor in (result, foreground, alpha, background)), strict=True
-    ):
+    for target, front, weight, back in _strips(result, foreground, alpha, background):
         below = to_unit_tensor(back)
-        mixed = below + level[..., None] * (to_unit_tensor(front) - below)
+        mixed = below + weight[..., None] * (to_unit_tensor(front) - below)
         target.copy_(to_dtype_tensor(mixed, foreground.dtype))
     return result
 
@@ -126,27 +124,24 @@ def blend(foreground: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
 def blurred(pixels: Tensor, alpha: Tensor, blur: Blur) -> Tensor:
     """`blur` of an image HxWx3 and its alpha HxW float32 in [0, 1] -> HxWx3 of the image's dtype.
 
-    What is done at the size of the image happens here, the rest, on few pixels, on the CPU.
+    Shrinking and enlarging happen on the GPU; the small image between them is blurred on the CPU.
     """
     height, width = alpha.shape
     size, sigma = blur.small(height, width)
-    step = _rows(width)
-    absent = ((1 - level) ** 8 for level in alpha.split(step))
-    layers = (
-        torch.cat([_planes(strip) * weight, weight[None]])
-        for strip, weight in zip(pixels.split(step), absent, strict=True)
-    )
+    strips = ((_planes(strip), (1 - weight) ** 8) for strip, weight in _strips(pixels, alpha))
+    layers = (torch.cat([planes * absent, absent[None]]) for planes, absent in strips)
     small = _shrink(layers, pixels, size).permute(1, 2, 0)
     scene = torch.from_numpy(blur.unfocus(download(small), sigma)).to(pixels.device)
     scene = F.interpolate(scene.permute(2, 0, 1)[None], (height, width), mode="bicubic")[0]
     result = torch.empty_like(pixels)
-    for target, strip in zip(result.split(step), scene.permute(1, 2, 0).split(step), strict=True):
+    for target, strip in _strips(result, scene.permute(1, 2, 0)):
         target.copy_(to_dtype_tensor(strip.clamp(0, 1), pixels.dtype))
     return result
 
 
 def _shrink(strips: Iterable[Tensor], pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Planes of an image HxWx3, one strip after another, to `size` by area averages."""
+    """Strips CxhxW that together are `pixels` HxWx3 in another form -> Cxhxw of `size`, by area
+    averages."""
     height, width = pixels.shape[:2]
     columns = area_weights(width, size[1], pixels.device).T
     narrow = torch.cat([strip @ columns for strip in strips], dim=1)
@@ -154,17 +149,21 @@ def _shrink(strips: Iterable[Tensor], pixels: Tensor, size: tuple[int, int]) -> 
 
 
 def _planes(pixels: Tensor) -> Tensor:
+    """HxWx3 -> 3xHxW float32 in [0, 1]."""
     return to_unit_tensor(pixels.permute(2, 0, 1))
 
 
-def _rows(width: int) -> int:
-    """Of a strip."""
-    return max(1, _STRIP // width)
+def _strips(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Strips of rows of tensors that have one height, in parallel."""
+    rows = max(1, _STRIP // tensors[-1].shape[1])
+    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
-def _between(large: int, small: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """For each pixel of a line of `large`: between which two of `small` it lies, and where; pixel
-    centres at halves, ends held."""
+def _interpolation(large: int, small: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Linear interpolation of a line of `small` pixels to one of `large`: for each pixel of the
+    large one the indices of the two small ones that it is between, and its distance from the first
+    as a fraction. Pixel centres are at halves; beyond the outermost ones the value stays the same.
+    """
     centres = torch.arange(large, dtype=torch.float64, device=device) + 0.5
     positions = (centres * (small / large) - 0.5).clamp(0, small - 1)
     before = positions.long()
