@@ -2,7 +2,10 @@
 
 import ast
 import graphlib
+import importlib
 import re
+
+import pytest
 
 from conftest import ROOT
 
@@ -29,6 +32,17 @@ def test_there_is_no_circle():
     graph = {name: imported(path) - {name} for name, path in MODULES.items()}
     order = list(graphlib.TopologicalSorter(graph).static_order())  # or CycleError, which names it
     assert len(order) == len(MODULES)
+
+
+@pytest.mark.parametrize("package", ["", ".checkpoint", ".evaluate", ".video"])
+def test_packages_offer_their_names(package):
+    module = importlib.import_module(f"portraitmatting{package}")
+    names = [name for name in dir(module) if not name.startswith("_")]
+    assert names
+    for name in names:
+        assert getattr(module, name) is not None
+    with pytest.raises(ImportError):
+        exec(f"from portraitmatting{package} import nothing_like_it")
 
 
 def test_nothing_is_installed_from_an_index_that_does_not_have_it():

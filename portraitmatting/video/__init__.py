@@ -11,11 +11,19 @@ from portraitmatting.lazy import lazy_names
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "FORMATS": "writer",
+        "AutoSize": "live_stream",
         "Camera": "camera",
+        "Frame": "reader",
+        "ImageSequence": "reader",
+        "MattedFrame": "stream",
+        "VideoBackground": "backgrounds",
+        "VideoError": "ffmpeg",
         "VideoReader": "reader",
         "VideoWriter": "writer",
         "matte_stream": "stream",
         "matte_video": "stream",
+        "parse_video_background": "backgrounds",
         "run_live": "live",
     },
 )
