@@ -1,8 +1,8 @@
 """Put a person on another background, and the backgrounds to choose from.
 
-A `Background` is a callable (image, alpha) -> background: image HxWx3 RGB uint8 | uint16 | float
-in 0..1 and alpha HxW float in 0..1 in, HxWx3 of the image's dtype out. It may look at the scene
-(a blur of it does) or ignore it (a colour does).
+A `Background` is a callable (image, alpha) -> background. It gets the image HxWx3 RGB, uint8 |
+uint16 | float in 0..1, and alpha HxW float in 0..1, and returns HxWx3 of the image's dtype. It may
+depend on the scene, as a blur does, or only on its size, as a colour does.
 """
 
 import functools
@@ -12,7 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from portraitmatting.choices import BACKGROUND_SYNTAX, parse_background_syntax, parse_color
 from portraitmatting.errors import ImageError, PortraitmattingError
@@ -25,14 +25,16 @@ Background = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class SrgbBackground:
-    """A background that does not look at the scene, and whose colours mean sRGB: `composite`
-    converts them into the image's profile."""
+    """A `Background` that does not depend on the scene and is given in sRGB: `composite` has it
+    converted to the image's ICC profile."""
 
-    paint: Callable[[NDArray[Any], bytes | None], NDArray[Any]]
-    """(image, its ICC profile) -> background of its size and dtype."""
+    make: Callable[[int, int, str, bytes | None], NDArray[Any]]
+    """(height, width, dtype, ICC profile) -> the background of this kind."""
 
-    def __call__(self, image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
-        return self.paint(image, None)
+    def __call__(
+        self, image: NDArray[Any], alpha: NDArray[Any], icc_profile: bytes | None = None
+    ) -> NDArray[Any]:
+        return self.make(image.shape[0], image.shape[1], image.dtype.str, icc_profile)
 
 
 def composite(
@@ -42,21 +44,22 @@ def composite(
     image: NDArray[Any] | None = None,
     icc_profile: bytes | None = None,
 ) -> NDArray[Any]:
-    """Foreground over a background, alpha F + (1 - alpha) B in float, rounded last.
+    """Foreground over a background: alpha F + (1 - alpha) B, computed in float32, then rounded.
 
     Args:
-        foreground: HxWx3, uint8 | uint16 | float in 0..1.
+        foreground: HxWx3 RGB, uint8 | uint16 | float in 0..1.
         alpha: HxW float in 0..1.
-        background: whatever `as_background` takes.
-        image: HxWx3, the image itself, for a background that looks at the scene, as a blur does;
-            without it, that sees the foreground.
-        icc_profile: the foreground's; colours and images of a background are sRGB and converted
-            into it.
+        background: a colour, "blur", the path of an image, an image HxWx3 of any size or a
+            `Background`, as `as_background` takes them.
+        image: HxWx3, the original image, for backgrounds that depend on the scene, such as a blur;
+            the foreground by default.
+        icc_profile: that of the foreground, or None for sRGB. Backgrounds given as colours or
+            images are sRGB and converted to it.
 
     Returns:
         HxWx3 of the foreground's dtype.
 
-    Raises PortraitmattingError on other shapes or ranges.
+    Raises PortraitmattingError for other shapes or ranges.
     """
     weight = check_alpha(foreground, alpha)[..., None]
     check_range(foreground, "foreground")
@@ -76,12 +79,20 @@ def paint(
     alpha: NDArray[Any],
     icc_profile: bytes | None = None,
 ) -> NDArray[Any]:
-    """The background's pixels, HxWx3, for an image HxWx3, its alpha HxW and its profile. Raises
-    PortraitmattingError where that is no image of this size."""
+    """The pixels of a background for an image: HxWx3, of any supported dtype.
+
+    Raises PortraitmattingError if `background` is unknown or does not give an image of this size.
+
+    Args:
+        background: as `as_background` takes it.
+        image: HxWx3 RGB, uint8 | uint16 | float in 0..1.
+        alpha: the image's, HxW float in 0..1.
+        icc_profile: the image's, or None for sRGB.
+    """
     if isinstance(background, np.ndarray) and background.shape == image.shape:
         back = background if icc_profile is None else convert_rgb(background, None, icc_profile)
     elif isinstance(painter := as_background(background), SrgbBackground):
-        back = painter.paint(image, icc_profile)
+        back = painter(image, alpha, icc_profile)
     else:
         back = painter(image, alpha)
     check_range(back, "background")
@@ -93,27 +104,28 @@ def paint(
 
 
 def rgba(foreground: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
-    """foreground HxWx3 and alpha HxW float in 0..1 -> HxWx4, straight (not premultiplied) alpha,
-    of the foreground's dtype (uint8 | uint16 | float); black where alpha is 0. Raises
-    PortraitmattingError on others."""
+    """The cut-out: foreground HxWx3 (uint8 | uint16 | float in 0..1) and alpha HxW float in 0..1 ->
+    HxWx4 of the foreground's dtype, with straight (not premultiplied) alpha, black where alpha is
+    0. Raises PortraitmattingError for other arrays."""
     weight = check_alpha(foreground, alpha)
     result = np.empty((*alpha.shape, 4), foreground.dtype)
     for rows in _strips(foreground):
         level = to_dtype(weight[rows], foreground.dtype)
-        # By OpenCV in a fifth of the time that NumPy takes.
+        # OpenCV takes a fifth of NumPy's time.
         kept = cv2.bitwise_and(foreground[rows], foreground[rows], mask=(level > 0).view(np.uint8))
         cv2.merge([*cv2.split(kept), level], result[rows])
     return result
 
 
 def _strips(image: NDArray[Any]) -> list[slice]:
-    """Of rows: what is computed in float takes little memory beside the whole."""
+    """The image's rows in strips, so that intermediate results in float take little memory."""
     step = max(1, 2**20 // image.shape[1])
     return [slice(top, top + step) for top in range(0, image.shape[0], step)]
 
 
 def check_alpha(image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[np.float32]:
-    """alpha as float32 in [0, 1], if it is one for `image`; otherwise PortraitmattingError."""
+    """`alpha` as HxW float32 in [0, 1]. Raises PortraitmattingError unless `image` is HxWx3 and
+    alpha a float array of its height and width."""
     if image.ndim != 3 or image.shape[2] != 3:
         raise PortraitmattingError(f"expected an HxWx3 RGB image, got {image.shape}")
     if alpha.shape != image.shape[:2]:
@@ -128,45 +140,43 @@ def check_alpha(image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[np.float32]
 
 
 def color(value: str) -> Background:
-    """One colour everywhere: "#rrggbb", "#rgb" or a CSS name, as sRGB. Raises PortraitmattingError
-    for anything else."""
+    """One sRGB colour everywhere: "#rrggbb", "#rgb" or a CSS name. Raises PortraitmattingError for
+    anything else."""
     rgb = np.array(parse_color(value), np.uint8)
 
-    def paint(image: NDArray[Any], icc_profile: bytes | None) -> NDArray[Any]:
-        pixel = convert_rgb(to_dtype(rgb[None, None], _depth(image.dtype)), None, icc_profile)
-        return np.broadcast_to(pixel.astype(image.dtype), image.shape)
+    def make(height: int, width: int, dtype: str, icc_profile: bytes | None) -> NDArray[Any]:
+        return np.broadcast_to(_from_srgb(rgb[None, None], dtype, icc_profile), (height, width, 3))
 
-    return SrgbBackground(paint)
+    return SrgbBackground(make)
 
 
-def _depth(dtype: DTypeLike) -> DTypeLike:
-    """The dtype that colours are converted in."""
-    return np.float32 if np.dtype(dtype).kind == "f" else dtype
+def _from_srgb(pixels: NDArray[Any], dtype: str, icc_profile: bytes | None) -> NDArray[Any]:
+    """HxWx3 sRGB, uint8 | uint16 | float -> the same as `dtype`, converted to the ICC profile."""
+    depth = np.float32 if np.dtype(dtype).kind == "f" else dtype  # what `convert_rgb` takes
+    return convert_rgb(to_dtype(pixels, depth), None, icc_profile).astype(dtype, copy=False)
 
 
 def image_background(pixels: NDArray[Any]) -> Background:
-    """An image HxWx3 RGB, uint8 | uint16 | float, scaled to cover the image and cropped around
-    its middle, never squashed."""
+    """An sRGB image HxWx3, uint8 | uint16 | float in 0..1, of any size: scaled to cover the whole
+    frame with its aspect kept, and cropped around its middle. Raises PortraitmattingError for other
+    arrays."""
     if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise PortraitmattingError(f"expected an HxWx3 RGB background, got {pixels.shape}")
 
-    @functools.lru_cache(maxsize=1)  # a video, and most folders, ask for one size again and again
-    def fitted(height: int, width: int, dtype: str, icc_profile: bytes | None) -> NDArray[Any]:
-        covering = to_dtype(_cover(pixels, height, width), _depth(dtype))
-        covering = convert_rgb(covering, None, icc_profile).astype(dtype, copy=False)
+    @functools.lru_cache(maxsize=1)  # all frames of a video have one size, as do most folders
+    def make(height: int, width: int, dtype: str, icc_profile: bytes | None) -> NDArray[Any]:
+        covering = _from_srgb(_cover(pixels, height, width), dtype, icc_profile)
         covering.setflags(write=False)
         return covering
 
-    def paint(image: NDArray[Any], icc_profile: bytes | None) -> NDArray[Any]:
-        return fitted(image.shape[0], image.shape[1], image.dtype.str, icc_profile)
-
-    return SrgbBackground(paint)
+    return SrgbBackground(make)
 
 
 def _cover(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """HxWx3 -> float32 in [0, 1] of `height` x `width`, as `image_background` says."""
     own_height, own_width = pixels.shape[:2]
     scale = max(height / own_height, width / own_width)
-    # The part of the image that will be seen, so that no more than that is scaled.
+    # Only the part that will be seen is scaled.
     seen_height = min(own_height, max(1, round(height / scale)))
     seen_width = min(own_width, max(1, round(width / scale)))
     top, left = (own_height - seen_height) // 2, (own_width - seen_width) // 2
@@ -177,14 +187,15 @@ def _cover(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
 
 @dataclass(frozen=True, eq=False)
 class Blur:
-    """A `Background`: the scene itself out of focus; `strength` is the blur's standard deviation as
-    a part of the image's short side, above 0 up to 0.5, else PortraitmattingError.
+    """A `Background`: the scene itself, out of focus.
 
-    The person is first painted over with what surrounds her, so that her colours do not glow
-    around her.
+    The person is first painted over with the surrounding colours: otherwise the blur would spread
+    the person's colours into a halo.
     """
 
     strength: float = 0.03
+    """The standard deviation of the blur as a share of the image's short side: above 0, up to 0.5;
+    other values raise PortraitmattingError."""
 
     def __post_init__(self) -> None:
         if not 0 < self.strength <= 0.5:
@@ -195,7 +206,7 @@ class Blur:
     def __call__(self, image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
         height, width = image.shape[:2]
         size, sigma = self.small(height, width)
-        # To a high power, since even a pixel that is one tenth hers is tinted by her.
+        # A high power, because even 10 % of the person in a pixel tints it.
         absent = (1 - check_alpha(image, alpha)[..., None]) ** 8
         layers = np.dstack([to_unit(image, "image") * absent, absent])
         small = cv2.resize(layers, size[::-1], interpolation=cv2.INTER_AREA)
@@ -204,8 +215,8 @@ class Blur:
         return to_dtype(np.clip(scene, 0, 1), image.dtype)
 
     def small(self, height: int, width: int) -> tuple[tuple[int, int], float]:
-        """At which size (h, w) an image is blurred, and the standard deviation in pixels there: a
-        wide blur leaves nothing that a smaller image could not hold, and there it is cheap."""
+        """The size (h, w) at which an image is blurred, and the standard deviation in its pixels.
+        It is smaller than the image for a wide blur, which is cheaper and looks the same."""
         sigma = self.strength * min(height, width)
         shrink = max(1.0, sigma / 4)
         size = max(1, round(height / shrink)), max(1, round(width / shrink))
@@ -213,58 +224,58 @@ class Blur:
 
     @staticmethod
     def unfocus(layers: NDArray[Any], sigma: float) -> NDArray[Any]:
-        """hxwx4 float32: colours times weight, and weight in 0..1 -> colours hxwx3, blurred."""
+        """hxwx4 float32 (colours times weight, then weight in 0..1) -> blurred colours hxwx3."""
         return cv2.GaussianBlur(_filled(layers), (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
 
 
 def _filled(layers: NDArray[Any]) -> NDArray[Any]:
-    """HxWx4 of colours times weight, and weight in 0..1 -> HxWx3 colours without holes: the less
-    a pixel weighs, the more it takes from a coarser copy (pull-push, Gortler et al., "The
-    Lumigraph", SIGGRAPH 1996, section 3.2)."""
-    colours, weight = layers[..., :3], layers[..., 3:]
+    """HxWx4 (colours times weight, then weight in 0..1) -> colours HxWx3 without holes.
+
+    Pull-push (Gortler et al., "The Lumigraph", SIGGRAPH 1996, section 3.2): the smaller a pixel's
+    weight, the more of its colour comes from a coarser copy.
+    """
+    colors, weight = layers[..., :3], layers[..., 3:]
     height, width = weight.shape[:2]
     if height == width == 1:
-        return colours / np.maximum(weight, 1e-6)
+        return colors / np.maximum(weight, 1e-6)
     half = (width + 1) // 2, (height + 1) // 2
     coarse: NDArray[Any] = 4 * cv2.resize(layers, half, interpolation=cv2.INTER_AREA)
     coarse = coarse / np.maximum(coarse[..., 3:], 1)
     below = cv2.resize(_filled(coarse), (width, height), interpolation=cv2.INTER_LINEAR)
-    return colours + (1 - weight) * below
+    return colors + (1 - weight) * below
 
 
 def checkerboard(squares: int = 45) -> Background:
-    """Grey and white squares, `squares` of them along the image's short side, as editors show
-    transparency."""
+    """Grey and white squares, `squares` of them along the image's short side, as image editors show
+    transparency. Raises PortraitmattingError for fewer than one."""
     if squares < 1:
         raise PortraitmattingError(f"a checkerboard takes 1 square or more, got {squares}")
 
     @functools.lru_cache(maxsize=1)
-    def drawn(height: int, width: int, dtype: str, icc_profile: bytes | None) -> NDArray[Any]:
+    def make(height: int, width: int, dtype: str, icc_profile: bytes | None) -> NDArray[Any]:
         size = max(1, round(min(height, width) / squares))
         rows, columns = (np.arange(side) // size for side in (height, width))
         greys = np.repeat(np.array([[255], [204]], np.uint8), 3, axis=1)
-        tones = convert_rgb(to_dtype(greys[None], _depth(dtype)), None, icc_profile)[0]
-        board = tones.astype(dtype)[(rows[:, None] + columns) % 2]
+        tones = _from_srgb(greys[None], dtype, icc_profile)[0]
+        board = tones[(rows[:, None] + columns) % 2]
         board.setflags(write=False)
         return board
 
-    def paint(image: NDArray[Any], icc_profile: bytes | None) -> NDArray[Any]:
-        return drawn(image.shape[0], image.shape[1], image.dtype.str, icc_profile)
-
-    return SrgbBackground(paint)
+    return SrgbBackground(make)
 
 
 def as_background(value: Background | NDArray[Any] | str) -> Background:
-    """Text as `parse_background` takes it, an image HxWx3 of any size, or a `Background` already.
-    Raises PortraitmattingError for other text and shapes."""
+    """A `Background` from a text that `parse_background` knows, or from an sRGB image HxWx3 of any
+    size; a `Background` stays itself. Raises PortraitmattingError for other texts and shapes."""
     if isinstance(value, str):
         return parse_background(value)
     return image_background(value) if isinstance(value, np.ndarray) else value
 
 
 def parse_background(text: str) -> Background:
-    """For command lines: "#rrggbb", "#rgb", a colour's name, "blur", "blur:0.05", "checkerboard"
-    or the path of an image. Raises PortraitmattingError that lists these for anything else."""
+    """The background that a text names: "#rrggbb", "#rgb", a CSS colour, "blur", "blur:0.05",
+    "checkerboard" or the path of an image. For anything else raises PortraitmattingError, which
+    lists these."""
     parsed = parse_background_syntax(text)
     if parsed == "checkerboard":
         return checkerboard()

@@ -1,14 +1,16 @@
-"""A matte at working size back to its image's size, with the detail that the image has there.
+"""From a matte at working size to one of the image's size, with the details of the image.
 
-The fast guided filter (He and Sun, "Fast Guided Filter", arXiv:1505.00996, 2015; He, Sun and Tang,
-"Guided Image Filtering", TPAMI 2013) with the colours as its guide: in every window of the small
-image the matte is fitted as a linear function of the colours, and these functions, not the
-matte, are interpolated and applied to the pixels of the large image. A hair that is too thin for
-the working size comes back where its colour differs from what is behind it. Unlike the filter's,
-these functions pass through the small matte: where colours tell nothing, it is not blurred.
+This is the fast guided filter (He and Sun, "Fast Guided Filter", arXiv:1505.00996, 2015; He, Sun
+and Tang, "Guided Image Filtering", TPAMI 2013), guided by the image's colours. In every window of
+the small image, the small matte is fitted as a linear function of the colours. These functions,
+not the matte, are interpolated and applied to the pixels of the large image, so that a hair that
+is too thin for the working size returns where its colour differs from the background's. One thing
+differs from the papers: each function reproduces the small matte at its own pixel, so that the
+matte is not blurred where the colours say nothing about it.
 
-Colours are RGB in [0, 1], mattes in [0, 1]. Arrays go tile by tile, tensors whole; both by the same
-formulas. Where the matte is 0 or 1 for three working pixels around, so is the result, exactly.
+Colours are RGB in [0, 1], mattes in [0, 1]. Arrays are computed tile by tile, tensors at once, by
+the same formulas. Where the small matte is exactly 0 or exactly 1 within three pixels, the result
+is too.
 """
 
 from typing import Any
@@ -29,40 +31,45 @@ from portraitmatting.transforms import (
 )
 
 RADIUS = 1
-"""Windows are 3x3 working pixels: wider ones blur mattes that are good to begin with."""
+"""Windows are 3x3 pixels of the small image: wider ones blur mattes that were sharp before."""
 EPSILON = 1e-5
-"""Colours that vary by less than its root in a window, 0.8 grey levels, tell nothing."""
+"""Regularisation: colours that vary in a window by less than its square root, 0.8 grey levels, have
+no influence."""
 TILE = 256
-"""Source pixels a side of what is worked on at once: beside the result, memory does not grow with
-the image."""
+"""Side of a tile in pixels of the large image. Thanks to tiles, only the memory for the result
+grows with the image."""
 
 CERTAIN = 1 - 1e-6
-"""What is above counts as 1: interpolation of ones may miss it by a bit."""
+"""Values above this become 1: rounding errors may bring interpolated ones slightly below 1."""
 
 
 def guided_upsample(
     image: NDArray[Any], coarse: NDArray[np.float32], tile: int = TILE
 ) -> NDArray[Any]:
-    """Image HxWx3 RGB, uint8 | uint16 | float32 in [0, 1], and its float32 matte hxw in [0, 1] at
-    any smaller size -> a new float32 matte HxW in [0, 1].
+    """The matte at the image's size: a new array HxW, float32 in [0, 1].
 
-    An image that has no more pixels than the matte gets their averages.
+    If the image has no more pixels than the matte, the matte is only resized.
+
+    Args:
+        image: HxWx3 RGB, uint8 | uint16 | float32 in [0, 1].
+        coarse: the matte at working size, hxw float32 in [0, 1].
+        tile: the side of the tiles, for tests.
     """
     size = image.shape[:2]
     if not shrinks(size, coarse.shape):
         return to_source_size(coarse, size)
     small = to_tensor(image, coarse.shape)[None]
     lines = fit(small, torch.from_numpy(coarse)[None, None])[0]
-    lines[:3] /= peak(image.dtype)  # the pixels below stay in their own range
+    lines[:3] /= peak(image.dtype)  # so that the tiles' pixels need no conversion
     alpha = np.empty(size, np.float32)
     heights, widths = zip(size, coarse.shape, strict=True)
     for top in range(0, size[0], tile):
-        rows, near_rows = interpolation(range(top, min(top + tile, size[0])), *heights)
+        rows, coarse_rows = interpolation(range(top, min(top + tile, size[0])), *heights)
         for left in range(0, size[1], tile):
             span = range(left, min(left + tile, size[1]))
-            columns, near_columns = interpolation(span, *widths)
+            columns, coarse_columns = interpolation(span, *widths)
             part = np.s_[top : top + tile, left : left + tile]
-            alpha[part] = _apply(lines[:, near_rows, near_columns], rows, columns, image[part])
+            alpha[part] = _apply(lines[:, coarse_rows, coarse_columns], rows, columns, image[part])
     return alpha
 
 
@@ -78,49 +85,55 @@ def guided_upsample_tensor(images: Tensor, coarse: Tensor) -> Tensor:
 
 
 def fit(images: Tensor, coarse: Tensor) -> Tensor:
-    """Images Bx3xhxw and mattes Bx1xhxw, float32 -> Bx4xhxw: a (3 planes) and b, so that
-    a . colour + b is the matte at each pixel, and near it in the windows that hold the pixel.
+    """The linear functions: images Bx3xhxw and mattes Bx1xhxw, float32 in [0, 1] -> Bx4xhxw.
 
-    Ridge regression in every window; a is the mean over the windows of each pixel. b is what is
-    left, not a mean of offsets: of mattes shrunk from the truth, 2.2 times smaller than the
-    image, that leaves a mean error of .0038 in the unknown band instead of .0047.
+    The first three planes are a, the last is b. a . colour + b equals the matte at each pixel, and
+    is close to it in the windows around the pixel. a is found by ridge regression in every window,
+    and averaged over the windows that contain a pixel. b is the rest, matte - a . colour, where the
+    papers average it, too: with ground-truth mattes shrunk 2.2 times, the mean error in the unknown
+    band is .0038 instead of .0047.
     """
-    # Centred before they are multiplied: differences of large means would be rounding errors.
-    colours = _windows(images)
-    together = (colours * _windows(coarse)).mean(dim=2)
-    slope = _solve(
-        [[(colours[:, i] * colours[:, j]).mean(dim=1) for j in range(i + 1)] for i in range(3)],
-        together.unbind(dim=1),
-    )
-    slope = F.avg_pool2d(_framed(slope), 2 * RADIUS + 1, stride=1)
+    # Means are subtracted before the product: mean(x y) - mean(x) mean(y) would be mostly rounding
+    # errors.
+    colors = _windows(images)
+    covariance = [
+        [(colors[:, i] * colors[:, j]).mean(dim=1) for j in range(i + 1)] for i in range(3)
+    ]
+    with_matte = (colors * _windows(coarse)).mean(dim=2)
+    slope = _solve(covariance, with_matte.unbind(dim=1))
+    slope = F.avg_pool2d(_padded(slope), 2 * RADIUS + 1, stride=1)
     return torch.cat([slope, coarse - (slope * images).sum(dim=1, keepdim=True)], dim=1)
 
 
 def _windows(planes: Tensor) -> Tensor:
-    """BxCxhxw -> BxCx9xhxw: what the window around each pixel holds, less its mean."""
+    """BxCxhxw -> BxCx9xhxw: the values in the window around each pixel, minus their mean."""
     height, width = planes.shape[-2:]
-    framed, side = _framed(planes), 2 * RADIUS + 1
-    shifted = [framed[..., y : y + height, x : x + width] for y in range(side) for x in range(side)]
+    padded, side = _padded(planes), 2 * RADIUS + 1
+    shifted = [padded[..., y : y + height, x : x + width] for y in range(side) for x in range(side)]
     windows = torch.stack(shifted, dim=2)
     return windows - windows.mean(dim=2, keepdim=True)
 
 
-def _framed(planes: Tensor) -> Tensor:
+def _padded(planes: Tensor) -> Tensor:
     return F.pad(planes, (RADIUS,) * 4, mode="replicate")
 
 
-def _solve(covariance: list[list[Tensor]], together: tuple[Tensor, ...]) -> Tensor:
-    """(covariance + EPSILON) a = together at each pixel, by Cholesky's decomposition written out:
-    grey images are nearly singular, which determinants in float32 would not survive."""
+def _solve(covariance: list[list[Tensor]], with_matte: tuple[Tensor, ...]) -> Tensor:
+    """Solve (covariance + EPSILON * identity) a = with_matte at each pixel -> a, Bx3xhxw.
+
+    `covariance` is the lower triangle of that of the colours, `with_matte` the covariance of each
+    colour with the matte, all Bxhxw. Solved by a Cholesky decomposition: the matrices of grey
+    images are nearly singular, and an inverse by determinants would not be exact enough in float32.
+    """
     (c00,), (c10, c11), (c20, c21, c22) = covariance
     l00 = (c00 + EPSILON).sqrt()
     l10, l20 = c10 / l00, c20 / l00
     l11 = (c11 - l10 * l10 + EPSILON).sqrt()
     l21 = (c21 - l20 * l10) / l11
     l22 = (c22 - l20 * l20 - l21 * l21 + EPSILON).sqrt()
-    y0 = together[0] / l00
-    y1 = (together[1] - l10 * y0) / l11
-    y2 = (together[2] - l20 * y0 - l21 * y1) / l22
+    y0 = with_matte[0] / l00
+    y1 = (with_matte[1] - l10 * y0) / l11
+    y2 = (with_matte[2] - l20 * y0 - l21 * y1) / l22
     a2 = y2 / l22
     a1 = (y1 - l21 * a2) / l11
     a0 = (y0 - l10 * a1 - l20 * a2) / l00
@@ -130,8 +143,10 @@ def _solve(covariance: list[list[Tensor]], together: tuple[Tensor, ...]) -> Tens
 def _apply(
     lines: Tensor, rows: Tensor, columns: Tensor, pixels: NDArray[Any]
 ) -> NDArray[np.float32] | float:
+    """The matte of a tile: its linear functions 4xhxw, enlarged by the weights `rows` (H x h) and
+    `columns` (W x w), applied to its pixels HxWx3 -> HxW; a number if all values are the same."""
     if not lines[:3].any() and lines[3].min() == lines[3].max():
-        return lines[3, 0, 0].item()  # nothing but background, or person: most of a large image
+        return lines[3, 0, 0].item()  # only background, or only person: most tiles of large images
     full = (rows @ lines @ columns.T).numpy()
     alpha = full[3]
     for channel in range(3):

@@ -1,16 +1,16 @@
-"""How far a matte is from the ground truth, as the matting literature measures it.
+"""Errors of a matte against the ground truth, as the matting literature defines them.
 
-Every function takes `(alpha, ground_truth, mask=None)`: alpha and ground_truth HxW float in [0, 1]
-of one size, mask HxW bool that selects the pixels to be scored (None: the whole image; often a
-trimap's unknown region, `trimap.unknown_region`). It returns a float; smaller is better, except for
-`iou`. Sizes that differ, other dtypes, values outside [0, 1] and a mask that selects nothing raise
-ImageError. Arithmetic is in the inputs' precision, sums are in float64.
+Every function takes `(alpha, ground_truth, mask=None)`. alpha and ground_truth are HxW float in
+[0, 1] and have one size; mask is HxW bool and selects the pixels that are scored, often the unknown
+region of a trimap (`trimap.unknown_region`); None selects all. The result is a float, and smaller
+is better, except for `iou`. Different sizes, other dtypes, values outside [0, 1] and a mask that
+selects nothing raise ImageError. Arithmetic is in the inputs' precision, sums are in float64.
 
-SAD, MSE, Grad and Conn: Rhemann et al., "A Perceptually Motivated Online Benchmark for Image
-Matting", CVPR 2009. Where the article leaves details open, they are those of the evaluation code in
-common use since (Xu et al., "Deep Image Matting", CVPR 2017), so that scores can be compared with
+SAD, MSE, Grad and Conn are from Rhemann et al., "A Perceptually Motivated Online Benchmark for
+Image Matting", CVPR 2009. Details that the article leaves open are as in the evaluation code in
+common use (Xu et al., "Deep Image Matting", CVPR 2017), so that scores can be compared with
 published ones; each function names its choices. Sums (SAD, Grad, Conn) are in thousands and grow
-with the image; means (MSE, MAD) are plain, papers often print them times 1000.
+with the image; means (MSE, MAD) are not scaled, while papers often print them times 1000.
 """
 
 import math
@@ -52,10 +52,11 @@ def mad(alpha: Alpha, ground_truth: Alpha, mask: Mask | None = None) -> float:
 def grad(alpha: Alpha, ground_truth: Alpha, mask: Mask | None = None) -> float:
     """Sum of squared differences of the two gradient magnitudes, in thousands.
 
-    Gradients come from first-order Gaussian derivative filters of sigma 1.4, cut where the Gaussian
-    falls below 1e-2 (9x9), scaled to unit L2 norm, borders replicated. They are taken on the whole
-    image and masked afterwards. The common code stretches both mattes to the full range first. This
-    function does not: stretching would turn the noise of an empty matte into a person.
+    Gradients come from first-order Gaussian derivative filters of sigma 1.4, cut off where the
+    Gaussian falls below 1e-2 (9x9), scaled to unit L2 norm, with replicated borders. They are
+    computed for the whole image and masked afterwards. The common code first stretches both mattes
+    to the full range. This function does not: of an empty matte, stretching would make noise count
+    as a person.
     """
     _check(alpha, ground_truth, mask)
     difference = _gradient_magnitude(alpha) - _gradient_magnitude(ground_truth)
@@ -65,12 +66,12 @@ def grad(alpha: Alpha, ground_truth: Alpha, mask: Mask | None = None) -> float:
 def conn(alpha: Alpha, ground_truth: Alpha, mask: Mask | None = None) -> float:
     """Connectivity error in thousands: the sum of |phi(alpha) - phi(ground_truth)|, theta .15, p 1.
 
-    phi = 1 - d where d = a - l reaches theta, else 1, for the matte's value a and the pixel's level
-    l: the last of the thresholds 0, .1, ... 1 up to which the pixel belonged to the largest
+    For a pixel of value a and level l, and d = a - l, phi is 1 - d if d reaches theta, else 1. The
+    level is the last of the thresholds 0, .1, ... 1 up to which the pixel belongs to the largest
     4-connected region where both mattes reach the threshold. The article connects pixels to one
-    source region instead (the largest that is opaque in both); this function, as the common code,
-    determines the largest region anew at each threshold. Of regions equally large the first in
-    reading order counts. Thresholds are k/10, so that a level of k/10 in 8 bits reaches them.
+    source region instead (the largest that is opaque in both); this function, like the common code,
+    finds the largest region again at each threshold. Among equally large regions the first in
+    reading order counts. Thresholds are k/10, so that a value of k/10 in 8 bits reaches them.
     """
     _check(alpha, ground_truth, mask)
     level = _connected_level(np.minimum(alpha, ground_truth))
@@ -79,7 +80,7 @@ def conn(alpha: Alpha, ground_truth: Alpha, mask: Mask | None = None) -> float:
 
 
 def iou(alpha: Alpha, ground_truth: Alpha, mask: Mask | None = None) -> float:
-    """Intersection over union of the pixels that reach 0.5, 1.0 where neither has any.
+    """Intersection over union of the pixels that reach 0.5; 1.0 if neither matte has any.
 
     The Jaccard index of Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge",
     IJCV 2010, with a single class. Larger is better.
@@ -96,10 +97,10 @@ def boundary_error(alpha: Alpha, ground_truth: Alpha, mask: Mask | None = None) 
     The mean, over the outline pixels of both mattes, of the Euclidean distance to the other's
     nearest outline pixel: the average symmetric surface distance of Heimann et al., "Comparison and
     Evaluation of Methods for Liver Segmentation from CT Datasets", IEEE TMI 2009. An outline pixel
-    reaches 0.5 and has a 4-neighbour that does not; the image's border is no outline. The mask
-    selects the pixels whose distances count, not those they are measured to. Where a matte has no
-    outline at all, the error is 0 if both are the same, as in images of nobody, and otherwise the
-    image's diagonal.
+    reaches 0.5 and has a 4-neighbour that does not; the image's border is not an outline. The mask
+    selects the pixels whose distances count, not those that distances are measured to. If a matte
+    has no outline, the error is 0 if both mattes reach 0.5 in the same pixels, for instance in
+    none, and otherwise the image's diagonal.
     """
     _check(alpha, ground_truth, mask)
     solid = _solid(alpha), _solid(ground_truth)
