@@ -49,3 +49,12 @@ def test_nothing_is_installed_from_an_index_that_does_not_have_it():
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *MODULES.values()]
     for page in pages:
         assert not re.search(r"pip install \S*portraitmatting\b", page.read_text(encoding="utf-8"))
+
+
+def test_contributing_names_every_room_and_module():
+    layout = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for path in (ROOT / "portraitmatting").iterdir():
+        if path.suffix == ".py" and not path.name.startswith("__"):
+            assert f"`{path.stem}`" in layout
+        elif (path / "__init__.py").is_file():
+            assert f"`{path.name}/`" in layout
