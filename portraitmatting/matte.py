@@ -13,7 +13,6 @@ from PIL import Image
 from portraitmatting.choices import KINDS, METHODS, check_number, check_word
 from portraitmatting.compositing import Background, Blur, as_background, composite, paint, rgba
 from portraitmatting.device import attempt
-from portraitmatting.errors import PortraitmattingError
 from portraitmatting.foreground import Method, estimate_foreground, foreground_pixels
 from portraitmatting.images.encode import encode_image
 from portraitmatting.images.files import write_image
@@ -67,8 +66,7 @@ class Matte:
 
         Raises PortraitmattingError for anything else.
         """
-        if kind not in KINDS:
-            raise PortraitmattingError(f"unknown kind of result {kind!r}: use {', '.join(KINDS)}")
+        check_word("kind of result", kind, KINDS)
         check_word("foreground method", method, METHODS)
         dtype = np.dtype(self.image.dtype if dtype is None else dtype)
         if kind == "alpha":

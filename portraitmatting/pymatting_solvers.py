@@ -1,7 +1,7 @@
-"""pymatting's solvers for foreground colours, loaded on first use, and what can go wrong then.
+"""pymatting's methods for foreground colours, loaded on first use.
 
-numba compiles them, which it does once per environment if it finds a folder to keep the results
-in. It may be called from several threads at once.
+pymatting is compiled by numba: once per environment if numba finds a folder for the results, else
+in every process. `load_solver` and the solvers may be called from several threads at once.
 """
 
 import importlib
@@ -25,17 +25,21 @@ from portraitmatting.errors import PortraitmattingError, one_line
 Solver = Callable[
     [NDArray[np.float32], NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]
 ]
-"""image HxWx3 and alpha HxW, float32 in 0..1 -> the colours of foreground and background, alike."""
+"""image HxWx3 and alpha HxW -> the colours of foreground and background, each HxWx3; all float32 in
+0..1."""
 
-_PATIENCE = 3.0  # seconds; once compiled, pymatting is there within two
+_PATIENCE = 3.0
+"""Seconds after which a message explains the delay; compiled before, pymatting loads within two."""
 _solvers: dict[str, Solver] = {}
 _loading = threading.Lock()
 _solving = threading.Lock()
-_loaded_by: int | None = None  # a process
+_loaded_by: int | None = None
+"""The id of the process that loaded a solver."""
 
 
 def load_solver(method: str) -> Solver:
-    """The solver called "ml" or "cf". Raises PortraitmattingError if it cannot be used here."""
+    """The solver called "ml" or "cf". Raises PortraitmattingError if this environment or this
+    process cannot use it."""
     global _loaded_by
     if _loaded_by not in (None, os.getpid()) and _forbids_fork():
         raise PortraitmattingError(
@@ -53,12 +57,12 @@ def load_solver(method: str) -> Solver:
                 _loaded_by = os.getpid()
             finally:
                 notice.cancel()
-                torch.set_num_threads(threads)  # numba leaves its own number in their OpenMP
+                torch.set_num_threads(threads)  # numba sets its own number in the shared OpenMP
         return _solvers[method]
 
 
 def _forbids_fork() -> bool:
-    """Whether numba ends a process whose parent has used it."""
+    """Whether numba would end a process that was forked after numba's first use."""
     import numba
 
     return sys.platform == "linux" and numba.threading_layer() == "omp"
@@ -74,6 +78,7 @@ def _say_why_it_takes_long() -> None:
 
 
 def _load_or_explain(method: str) -> Solver:
+    """`_load`, with errors that say what to do."""
     if importlib.util.find_spec("pymatting") is None:
         raise PortraitmattingError(
             f"foreground method {method!r} needs pymatting: pip install pymatting, or use 'fast'"
@@ -87,7 +92,7 @@ def _load_or_explain(method: str) -> Solver:
         try:
             return _load(method)
         except Exception:
-            # Most often numba has no folder for what it compiles, or cannot read or write there.
+            # Most often numba has no folder for what it compiles, or no permission to use it.
             settings.CACHE_DIR = _private_folder()
             return _load(method)
     except Exception as error:  # numba and llvmlite raise nearly anything
@@ -100,8 +105,8 @@ def _load_or_explain(method: str) -> Solver:
 
 
 def _private_folder() -> str:
-    """A temporary folder of this user, the same in every run unless somebody else has made it:
-    numba would run what it finds there."""
+    """A temporary folder that only this user can write to, because numba runs the code in it. The
+    same folder in every run, unless somebody else made one of its name."""
     if hasattr(os, "getuid"):
         folder = Path(tempfile.gettempdir(), f"portraitmatting-numba-{os.getuid()}")
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -113,15 +118,16 @@ def _private_folder() -> str:
 
 
 def _load(method: str) -> Solver:
+    """Import, and for "ml" compile, the solver; `_one_at_a_time` where threads must not overlap."""
     if method == "cf":
-        # One at a time, for its memory: about half a GB per megapixel.
+        # One at a time because of its memory: about half a GB per megapixel.
         module = importlib.import_module("pymatting.foreground.estimate_foreground_cf")
         return _one_at_a_time(_with_background(module.estimate_foreground_cf))
     solver = _with_background(_multi_level_module().estimate_foreground_ml)
     import numba
 
-    # numba settles on a threading layer at the first call. The simplest one aborts the process
-    # when two threads enter it; the others do not mind.
+    # numba chooses a threading layer at the first call. Of its layers only "workqueue" aborts the
+    # process when two threads enter it.
     solver(np.zeros((2, 2, 3), np.float32), np.zeros((2, 2), np.float32))
     return _one_at_a_time(solver) if numba.threading_layer() == "workqueue" else solver
 
@@ -141,18 +147,18 @@ def _one_at_a_time(solver: Solver) -> Solver:
 
 
 def _multi_level_module() -> ModuleType:
-    """The one file of pymatting that "ml" needs. Importing the package compiles all of it on first
-    use, 49 s where this file alone takes 11 s."""
+    """The one module of pymatting that "ml" needs, imported without the package: the first import
+    of the package compiles all of it, which takes 49 s instead of 11 s."""
     name = "pymatting.foreground.estimate_foreground_ml"
     if name in sys.modules:
         return sys.modules[name]
-    package = importlib.util.find_spec("pymatting")  # which finds it without importing it
+    package = importlib.util.find_spec("pymatting")  # does not import it
     assert package and package.submodule_search_locations
     file = Path(package.submodule_search_locations[0], *name.split(".")[1:]).with_suffix(".py")
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    # Under its own name before it runs, or else numba stores functions that nobody finds again.
+    # Registered before it runs: numba stores compiled functions under the module's name.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)

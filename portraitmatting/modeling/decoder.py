@@ -1,4 +1,4 @@
-"""The decoder: pyramid pooling of the last map, and the way up the U."""
+"""The decoder: pyramid pooling of the encoder's last map, then the upward path of the U-Net."""
 
 from collections.abc import Sequence
 
@@ -10,21 +10,28 @@ from portraitmatting.modeling.swin import swin_blocks
 
 
 def upsample(x: Tensor) -> Tensor:
-    """Twice the height and width, bilinear, corners not aligned."""
+    """(B, C, H, W) to (B, C, 2H, 2W), bilinear, corners not aligned."""
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 class PyramidPooling(nn.Module):
-    """(B, C, H, W) to (B, `channels`, H, W): the input, then one branch per pooling kernel
-    (Zhao et al., CVPR 2017).
+    """Pyramid pooling (Zhao et al., CVPR 2017): (B, C, H, W) to (B, `channels`, H, W), the input
+    and one pooled branch per kernel.
 
-    The kernels are fixed (3, 7, 11, 15 cells of the map), not fractions of the image as in the
-    paper, so a wide image is pooled in the same neighbourhoods as a small one.
+    Kernels have fixed sizes in pixels of the map, where the paper has fractions of the image: the
+    pooled neighbourhoods are the same in small and in large images.
     """
 
     def __init__(
         self, in_channels: int, reduced: int, branch_channels: int, kernels: Sequence[int]
     ) -> None:
+        """
+        Args:
+            in_channels: of the input.
+            reduced: channels that the branches pool.
+            branch_channels: channels that each branch adds to the output.
+            kernels: the side of each pooling kernel, odd.
+        """
         super().__init__()
         self.channels = in_channels + branch_channels * len(kernels)
         self.reduce = nn.Conv2d(in_channels, reduced, 1)
@@ -48,10 +55,11 @@ class PyramidPooling(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """The map from below beside the encoder's, through a 1x1 convolution and Swin blocks.
+    """One step up: the coarser map and the encoder's map of the next finer stage, concatenated,
+    then a 1x1 convolution and Swin blocks.
 
-    below (B, C, H/2, W/2) and skip (B, S, H, W) to (B, channels, H, W); at the bottom of the U,
-    where there is no skip, below is (B, C, H, W).
+    below (B, C, H/2, W/2) and skip (B, S, H, W) to (B, channels, H, W). The first block has no skip
+    and keeps the size: below (B, C, H, W) to (B, channels, H, W).
     """
 
     def __init__(
@@ -63,6 +71,15 @@ class DecoderBlock(nn.Module):
         mlp_ratio: float,
         drop_path: Sequence[float],
     ) -> None:
+        """
+        Args:
+            in_channels: of below and skip together, C + S.
+            channels: of the output.
+            heads: of the attention.
+            window: side of the attention's windows.
+            mlp_ratio: hidden channels of an MLP per channel.
+            drop_path: the rate of stochastic depth of each Swin block.
+        """
         super().__init__()
         self.project = nn.Conv2d(in_channels, channels, 1)
         self.blocks = swin_blocks(channels, heads, window, mlp_ratio, drop_path)
@@ -74,7 +91,8 @@ class DecoderBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The encoder's maps, the pyramid's in place of the last, to (B, channels[-1], H/4, W/4)."""
+    """The upward path: the pyramid's map (B, C, H/32, W/32) and the encoder's maps of strides 4, 8
+    and 16 to (B, channels[-1], H/4, W/4), for an image HxW."""
 
     def __init__(
         self,
@@ -87,15 +105,25 @@ class Decoder(nn.Module):
         mlp_ratio: float,
         drop_path: float,
     ) -> None:
-        """`skips` are the channels of the encoder's stages, from fine to coarse, but the last's."""
+        """
+        Args:
+            skips: channels of the encoder's stages from fine to coarse, without the last stage.
+            pyramid: channels of the pyramid's map.
+            channels: of each block's output, from coarse to fine.
+            heads: of each block's attention.
+            depth: Swin blocks per block.
+            window: side of the attention's windows.
+            mlp_ratio: hidden channels of an MLP per channel.
+            drop_path: the largest rate of stochastic depth.
+        """
         super().__init__()
         blocks = depth * len(channels)
-        # The mirror image of the encoder's rule: stochastic depth fades towards the output.
+        # Opposite to the encoder: the rate of stochastic depth falls towards the output.
         rates = [drop_path * (blocks - i) / blocks for i in range(blocks)]
-        below, beside = [pyramid, *channels[:-1]], [0, *skips[::-1]]
+        below, skip = [pyramid, *channels[:-1]], [0, *skips[::-1]]
         self.fusions = nn.ModuleList(
             DecoderBlock(
-                below[i] + beside[i],
+                below[i] + skip[i],
                 channels[i],
                 heads[i],
                 window,

@@ -35,8 +35,8 @@ class PatchMerging(TimmPatchMerging):
 class Encoder(nn.Module):
     """RGB (B, 3, H, W) in [0, 1] to five maps (B, channels[i], H/strides[i], W/strides[i]).
 
-    The first map is the stem's, the others are the stages'. Each stage's map is normalised for
-    the decoder only; the next stage reads it as it is.
+    The first map is the stem's, the others are those of the stages. The decoder gets a normalised
+    copy of a stage's map; the next stage reads the map without normalisation.
     """
 
     strides = (2, 4, 8, 16, 32)
@@ -51,6 +51,16 @@ class Encoder(nn.Module):
         mlp_ratio: float,
         drop_path: float,
     ) -> None:
+        """
+        Args:
+            stem_channels: of the stem.
+            embed_dim: channels of the first stage; each later one has twice as many.
+            depths: Swin blocks of each stage.
+            heads: of each stage's attention.
+            window: side of the attention's windows.
+            mlp_ratio: hidden channels of an MLP per channel.
+            drop_path: the largest rate of stochastic depth.
+        """
         super().__init__()
         dims = [embed_dim * 2**i for i in range(len(depths))]
         self.channels = (stem_channels, *dims)

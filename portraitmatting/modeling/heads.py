@@ -1,4 +1,4 @@
-"""The two heads, and `fuse`, which makes one matte of their outputs."""
+"""The two heads, and `fuse`, which combines their outputs into a matte."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from portraitmatting.trimap import FOREGROUND, UNKNOWN
 
 
 class TrimapHead(nn.Module):
-    """Detail map (B, C, H/2, W/2) to trimap logits (B, 3, H, W)."""
+    """Detail map (B, C, H/2, W/2) to trimap logits (B, 3, H, W), in the classes' order."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -24,13 +24,13 @@ class TrimapHead(nn.Module):
         )
 
     def forward(self, detail: Tensor) -> Tensor:
-        *layers, logits = self.layers
+        *layers, logits = self.layers  # the last may be float32 in a network of fewer bits
         x = nn.Sequential(*layers)(detail)
         return upsample(logits(x.to(logits.weight.dtype)))
 
 
 class AlphaHead(nn.Module):
-    """Detail map (B, C, H/2, W/2) and image (B, 3, H, W) to raw alpha (B, 1, H, W), unclamped."""
+    """Detail map (B, C, H/2, W/2) and image (B, 3, H, W) to alpha (B, 1, H, W), not clamped."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -52,16 +52,17 @@ class AlphaHead(nn.Module):
         )
 
     def forward(self, detail: Tensor, image: Tensor) -> Tensor:
-        *layers, alpha = self.fine
+        *layers, alpha = self.fine  # the last may be float32 in a network of fewer bits
         x = nn.Sequential(*layers)(torch.cat([image, upsample(self.coarse(detail))], dim=1))
         return alpha(x.to(alpha.weight.dtype))
 
 
 def fuse(alpha: Tensor, trimap_logits: Tensor) -> Tensor:
-    """Raw alpha (B, 1, H, W) and trimap logits (B, 3, H, W) to a matte in [0, 1], float32.
+    """Alpha (B, 1, H, W) and trimap logits (B, 3, H, W) to mattes (B, 1, H, W), float32 in [0, 1].
 
-    The clamped alpha where the trimap says unknown, exactly 1 in its foreground, exactly 0 in its
-    background. NaN throughout an image of which any output is not finite: a sum that overflowed.
+    In the trimap's unknown region the matte is alpha, clamped; it is exactly 1 in the foreground
+    and exactly 0 in the background. If any output of an image is not finite, because a sum
+    overflowed, all of its matte is NaN.
     """
     trimap = trimap_logits.argmax(dim=1, keepdim=True)
     matte = alpha.float().clamp(0, 1)

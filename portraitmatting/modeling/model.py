@@ -1,4 +1,4 @@
-"""The network, whole: Portraitmatting (Q. Liu, 2023)."""
+"""The whole network, Portraitmatting (Q. Liu, 2023), and its configuration."""
 
 import copy
 from collections.abc import Mapping
@@ -21,6 +21,7 @@ from portraitmatting.modeling.heads import AlphaHead, TrimapHead
 class ModelConfig:
     """Sizes of the network; the defaults are the published ones (35.44 M parameters)."""
 
+    # `Encoder`; `window` and `mlp_ratio` are also those of `Decoder`
     stem_channels: int = 32
     embed_dim: int = 96
     depths: tuple[int, ...] = (2, 2, 6, 2)
@@ -28,32 +29,36 @@ class ModelConfig:
     window: int = 7
     mlp_ratio: float = 4.0
     drop_path: float = 0.2
+    # `PyramidPooling`
     pyramid_reduced: int = 256
     pyramid_branch: int = 128
     pyramid_kernels: tuple[int, ...] = (3, 7, 11, 15)
+    # `Decoder`
     decoder_channels: tuple[int, ...] = (256, 256, 192, 128)
     decoder_heads: tuple[int, ...] = (8, 8, 6, 4)
     decoder_depth: int = 3
     decoder_drop_path: float = 0.12
+    # `AlphaHead` and `TrimapHead`
     head_channels: int = 64
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
-        """The configuration that a checkpoint's metadata holds; raises `CheckpointError` for names
-        or values that can be none of a network's."""
+        """The configuration in a checkpoint's metadata, where tuples may be lists. Raises
+        `CheckpointError` for unknown names and impossible values."""
         try:
-            known: dict[str, Any] = {
+            fields: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in values.items()
             }
-            config = cls(**known)
+            config = cls(**fields)
             for name, default in asdict(cls()).items():
                 value = getattr(config, name)
                 sizes = value if isinstance(default, tuple) else (value,)
-                whole = not isinstance(default, float)
-                if not all(type(size) is int if whole else 0 <= size < 1000 for size in sizes):
-                    raise ValueError(f"{name} is {value!r}")
-                if whole and not (sizes and all(0 < size < 10000 for size in sizes)):
+                if isinstance(default, float):
+                    is_valid = 0 <= value < 1000
+                else:
+                    is_valid = sizes and all(type(n) is int and 0 < n < 10000 for n in sizes)
+                if not is_valid:
                     raise ValueError(f"{name} is {value!r}")
         except (TypeError, ValueError) as error:
             raise CheckpointError(
@@ -63,7 +68,7 @@ class ModelConfig:
 
     @classmethod
     def tiny(cls) -> "ModelConfig":
-        """The same network about a thousand times smaller, for tests of everything around it."""
+        """The same network about a thousand times smaller, for tests of the code around it."""
         return cls(
             stem_channels=8,
             embed_dim=8,
@@ -82,23 +87,23 @@ class ModelConfig:
 
 
 class Prediction(NamedTuple):
-    """The outputs of the two heads, of which `heads.fuse` makes a matte."""
+    """The outputs of the two heads, float32; `heads.fuse` combines them into a matte."""
 
     alpha: Tensor
-    """(B, 1, H, W), raw: not clamped, and only meant for the trimap's unknown region."""
+    """(B, 1, H, W), not clamped, and meant only for the trimap's unknown region."""
     trimap_logits: Tensor
     """(B, 3, H, W): background, unknown, foreground."""
 
 
 class PortraitMatting(nn.Module, OnHub):
-    """RGB (B, 3, H, W) in [0, 1], H and W multiples of 32, to raw alpha and trimap logits.
+    """RGB (B, 3, H, W) in [0, 1], H and W multiples of 32, to alpha and trimap logits.
 
-    No mean and standard deviation are subtracted. Any other size raises `PortraitmattingError`,
-    which says what to pad to.
+    The image is not normalised by a mean and standard deviation. Other sizes raise
+    `PortraitmattingError`, which names a size to pad to.
     """
 
     checkpoint: CheckpointInfo | None = None
-    """Where the weights come from and how they are meant to be used; None for fresh ones."""
+    """The origin of the weights, and the size and precision to use them at; None for new ones."""
 
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()
@@ -129,10 +134,11 @@ class PortraitMatting(nn.Module, OnHub):
         config: ModelConfig | Mapping[str, Any] | None = None,
         checkpoint: CheckpointInfo | None = None,
     ) -> "PortraitMatting":
-        """The network with these weights, on the CPU, in fp32 and eval mode.
+        """The network with the weights `state`, on the CPU, in fp32 and eval mode.
 
-        `config` may also be the dict that a checkpoint's metadata holds. Raises `CheckpointError`
-        unless it describes a network whose names, shapes and kinds of values the weights have.
+        `config` is a configuration or the dict in a checkpoint's metadata; None is the published
+        one. Raises `CheckpointError` if it is impossible, or if names, shapes or dtypes of the
+        weights are not those of its network.
         """
         if isinstance(config, Mapping):
             config = ModelConfig.from_dict(config)
@@ -148,18 +154,18 @@ class PortraitMatting(nn.Module, OnHub):
         return model.eval()
 
     def at_precision(self, dtype: torch.dtype) -> "PortraitMatting":
-        """A copy that computes in `dtype`: its weights are cast once, not in every pass.
+        """A copy that computes in `dtype`, with weights that are cast once, not in every pass.
 
-        The last layer of each head stays float32, and so do the outputs: alpha has more steps than
-        bf16 has, and rounded trimap logits would tie.
+        The last layer of each head and the outputs stay float32: in bf16 alpha would have too few
+        levels, and two logits of a pixel might be equal.
         """
-        twin = copy.deepcopy(self).to(dtype)
-        twin.alpha_head.fine[-1].float()
-        twin.trimap_head.layers[-1].float()
-        return twin
+        model = copy.deepcopy(self).to(dtype)
+        model.alpha_head.fine[-1].float()
+        model.trimap_head.layers[-1].float()
+        return model
 
     def forward(self, image: Tensor) -> Prediction:
-        if not torch.jit.is_tracing():  # there sizes are symbols, and the graph is for all
+        if not torch.jit.is_tracing():  # a traced graph is for all sizes
             check_images(image)
         image = image.to(self.encoder.patch_embed.proj.weight.dtype)
         stem, *skips, last = self.encoder(image)
@@ -169,7 +175,7 @@ class PortraitMatting(nn.Module, OnHub):
 
 
 def check_images(image: Tensor) -> None:
-    """Raise `PortraitmattingError` unless `image` is what the network takes, or say what would."""
+    """Raise `PortraitmattingError` unless `image` is (B, 3, H, W), H and W multiples of 32."""
     if image.ndim != 4 or image.shape[1] != 3:
         shape = "x".join(map(str, image.shape))
         raise PortraitmattingError(f"expected a batch of RGB images, Bx3xHxW, got {shape}")
@@ -183,12 +189,12 @@ def check_images(image: Tensor) -> None:
 
 
 _WEIGHTS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-"""What weights are stored in. Neither integers nor float8, which would be read without an error and
-hold next to nothing of a trained network; 8 bits come with a scale (`quantise_int8`)."""
+"""Dtypes of weights in a state dict. Integers and float8 would load without an error and give a
+useless network: weights of 8 bits need the scale that `quantise_int8` stores with them."""
 
 
-def _holds_values(value: Tensor, expected: Tensor) -> bool:
-    """Whether a stored tensor is an ordinary one of the kind that the network has there."""
+def _has_usable_dtype(value: Tensor, expected: Tensor) -> bool:
+    """Whether a stored tensor is an ordinary one whose dtype can be converted to the network's."""
     if value.layout != torch.strided or value.is_quantized or value.is_meta:
         return False
     if expected.is_floating_point():
@@ -197,6 +203,8 @@ def _holds_values(value: Tensor, expected: Tensor) -> bool:
 
 
 def _check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise `CheckpointError`, which lists all problems, unless `state` has the names, shapes and
+    kinds of dtypes of `expected`, the network's own state dict, and is finite."""
     problems = {
         "missing": sorted(expected.keys() - state.keys()),
         "unknown": sorted(state.keys() - expected.keys()),
@@ -208,15 +216,15 @@ def _check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> N
         "of another type": [
             f"{key} {str(state[key].dtype).removeprefix('torch.')}"
             for key in expected
-            if key in state and not _holds_values(state[key], expected[key])
+            if key in state and not _has_usable_dtype(state[key], expected[key])
         ],
     }
-    if not any(problems.values()):  # in float32, in which a large float64 is infinite
+    if not any(problems.values()):  # tested in float32, in which a large float64 is infinite
         problems["not finite"] = [k for k, v in state.items() if not v.float().isfinite().all()]
-    faults = [
+    messages = [
         f"{len(keys)} tensors {problem} ({', '.join(keys[:2])}{', ...' if len(keys) > 2 else ''})"
         for problem, keys in problems.items()
         if keys
     ]
-    if faults:
-        raise CheckpointError(f"does not fit the network: {'; '.join(faults)}")
+    if messages:
+        raise CheckpointError(f"does not fit the network: {'; '.join(messages)}")

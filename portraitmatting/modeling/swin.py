@@ -1,8 +1,8 @@
-"""Swin blocks (Liu et al., ICCV 2021), padded as Portraitmatting pads them, and linear layers.
+"""Swin blocks (Liu et al., "Swin Transformer", ICCV 2021), padded as in the author's code.
 
-A map is padded at the bottom and right to whole windows first and rolled then, and the window
-never changes. timm's own block rolls before it pads, and shrinks the window on small maps: wherever
-a map is not a multiple of the window the two differ by far more than rounding.
+A map is first padded at the bottom and right to whole windows, then rolled, and the window always
+has the same size. timm's block rolls before it pads, and uses smaller windows on small maps, so
+that its outputs differ wherever a map is not a multiple of the window.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, computed by oneDNN where that is faster than MKL, PyTorch's choice for fp32.
+    """`nn.Linear`; inference in fp32 on a CPU with AVX512 uses oneDNN instead of MKL.
 
-    MKL keeps its AVX512 code for Intel's processors. With AVX2 it is the faster one everywhere.
+    PyTorch uses MKL, which runs its AVX512 code only on Intel's processors, so that on others
+    oneDNN is faster. On CPUs that have AVX2 only, MKL is faster.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ class Linear(nn.Linear):
 
 
 def is_recording() -> bool:
-    """Whether a graph is compiled, exported or traced, in which sizes may be symbols."""
+    """Whether a graph is being compiled, exported or traced; its sizes may then be symbols."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
@@ -59,6 +60,15 @@ class SwinBlock(nn.Module):
     def __init__(
         self, dim: int, heads: int, window: int, shift: int, mlp_ratio: float, drop_path: float
     ) -> None:
+        """
+        Args:
+            dim: channels.
+            heads: of the attention.
+            window: side of the windows.
+            shift: of the windows to the upper left, 0 for none.
+            mlp_ratio: hidden channels of the MLP per channel.
+            drop_path: the rate of stochastic depth.
+        """
         super().__init__()
         self.window, self.shift = window, shift
         self.norm1 = nn.LayerNorm(dim)
@@ -72,7 +82,7 @@ class SwinBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def attend(self, x: Tensor) -> Tensor:
-        """Attention inside each window of the map, shifted by `shift` to the upper left."""
+        """Attention inside each (shifted) window of the map: (B, H, W, C) to the same."""
         _, height, width, _ = x.shape
         window, shift = (self.window, self.window), self.shift
         x = F.pad(x, (0, 0, 0, -width % self.window, 0, -height % self.window))
@@ -92,7 +102,8 @@ class SwinBlock(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Multi-head attention with a relative position bias: (B * windows, N, C) to the same."""
+    """Multi-head attention with a relative position bias, among the N pixels (tokens) of each
+    window: (B * windows, N, C) to the same."""
 
     def __init__(self, dim: int, heads: int, window: int) -> None:
         super().__init__()
@@ -106,7 +117,7 @@ class WindowAttention(nn.Module):
         trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`mask`, if any, is (windows, 1, N, padded N), the same for each image of the batch."""
+        """`mask` is added to the scores, as `shift_mask` gives it: (windows, 1, N, padded N)."""
         count, tokens, dim = x.shape
         qkv = self.qkv(x).view(count, tokens, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -118,7 +129,7 @@ class WindowAttention(nn.Module):
         return self.proj(x.transpose(1, 2).reshape(count, tokens, dim))
 
     def position_bias(self) -> Tensor:
-        """(1, heads, N, padded N)."""
+        """The bias of each pair of tokens, (1, heads, N, padded N), padded by `_pad_keys`."""
         index: Tensor = self.relative_position_index  # type: ignore[assignment]
         bias = self.relative_position_bias_table.t().index_select(1, index.flatten())
         return bias.view(1, self.heads, *index.shape)
@@ -140,7 +151,15 @@ class Mlp(nn.Module):
 def swin_blocks(
     dim: int, heads: int, window: int, mlp_ratio: float, drop_path: Sequence[float]
 ) -> nn.Sequential:
-    """One block per entry of `drop_path`; every second one is shifted by half a window."""
+    """Swin blocks, one per entry of `drop_path`; every second one has its windows shifted by half.
+
+    Args:
+        dim: channels.
+        heads: of the attention.
+        window: side of the windows.
+        mlp_ratio: hidden channels of the MLPs per channel.
+        drop_path: the rate of stochastic depth of each block.
+    """
     return nn.Sequential(
         *(
             SwinBlock(dim, heads, window, window // 2 if i % 2 else 0, mlp_ratio, rate)
@@ -152,8 +171,19 @@ def swin_blocks(
 def shift_mask(
     rows: int, columns: int, window: int, shift: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """(windows, 1, N, padded N): -100 between tokens from opposite borders of the image, which only
-    the roll has made neighbours (Liu et al., section 3.2)."""
+    """The mask that is added to attention scores (Liu et al., section 3.2): -100 between tokens
+    that share a window only because the roll moved opposite borders of the map together, else 0.
+
+    Returns (windows, 1, N, padded N), padded by `_pad_keys`.
+
+    Args:
+        rows: height of the map, a multiple of the window.
+        columns: width of the map, a multiple of the window.
+        window: side of the windows.
+        shift: of the windows.
+        dtype: of the result.
+        device: of the result.
+    """
     y, x = torch.arange(rows, device=device), torch.arange(columns, device=device)
     y = (y >= rows - window).long() + (y >= rows - shift)
     x = (x >= columns - window).long() + (x >= columns - shift)
@@ -162,12 +192,13 @@ def shift_mask(
     return _pad_keys((region.transpose(2, 3) != region).to(dtype) * -100)
 
 
-# Not as inference tensors, or else training could not use what an inference has cached.
+# Made outside inference mode: training could not use cached inference tensors.
 _cached_shift_mask = lru_cache(maxsize=32)(torch.inference_mode(False)(shift_mask))
 
 
 def _pad_keys(x: Tensor) -> Tensor:
-    """The last side to a multiple of 8: CUDA's fused attention reads biases in such rows only."""
+    """Pad the last side to a multiple of 8: CUDA's fused attention only takes biases whose rows are
+    aligned like that."""
     return F.pad(x, (0, -x.shape[-1] % 8))
 
 
