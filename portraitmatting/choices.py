@@ -1,8 +1,8 @@
-"""The values of options, and their checks; imports nothing heavy.
+"""The allowed values of options, and functions that check them.
 
-Command lines check options by these constants without loading PyTorch or OpenCV; the modules that
-need those libraries use the same constants. Each check returns its argument, or raises
-PortraitmattingError, which names the value and what is accepted.
+This module imports nothing heavy, so that command lines can check options without loading PyTorch
+or OpenCV; the modules that need those libraries use the same constants. Each check returns its
+argument, or raises PortraitmattingError with the value and what is allowed.
 """
 
 import os
@@ -18,55 +18,62 @@ MULTIPLE = 32
 """Working sizes are multiples of this: the network halves an image five times."""
 LARGEST_SHORT_SIDE = 8192
 PRESETS = {"live": 0.42, "fast": 0.6, "balanced": 0.8, "quality": 1.0}
-"""Preset to the working short side, as a part of the checkpoint's. The weights and the steps after
-the network are the same: details that the network does not see at a smaller size, the guided filter
-takes from the image."""
+"""Presets, and their working short side as a share of the checkpoint's. The weights and the steps
+after the network are the same; the guided filter takes from the image the details that the network
+does not see at a smaller size."""
 KINDS = ("alpha", "rgba", "composite", "foreground")
 """Kinds of results, and the names of their folders."""
 FORMATS = ("png", "webp", "tiff", "jpg", "tif", "jpeg")
 OPAQUE_FORMATS = ("jpg", "jpeg")
-"""Formats without transparency, which therefore hold no rgba."""
+"""Formats without transparency, so without "rgba"."""
 DEEP_FORMATS = ("png", "tiff", "tif")
 """Formats that hold 16 bits per channel."""
 BITS = (8, 16)
 METHODS = ("ml", "cf", "fast", "none")
-"""Methods that estimate the person's colours."""
+"""Methods of `estimate_foreground`."""
 DEVICES = ("auto", "cpu", "cuda", "mps")
 ONNX_DEVICES = ("auto", "cpu", "cuda", "directml", "coreml")
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """Precisions, besides "auto", and PyTorch's names of them."""
 STORAGE = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
-"""Storage of a checkpoint's weights, and PyTorch's names of it."""
+"""Dtypes that a checkpoint stores weights in, and PyTorch's names of them."""
 ONNX_PRECISIONS = ("fp32", "fp16")
 REGIONS = ("whole", "unknown")
-"""Pixels that mattes are scored on."""
+"""The pixels on which mattes are scored: all, or the unknown region of the trimap."""
 BACKGROUND_SYNTAX = "a colour (#rrggbb, #rgb or a name), blur, blur:0.05, checkerboard or a file"
 
 _Number = TypeVar("_Number", int, float)
 
 
-def check_word(what: str, word: str, known: Iterable[str]) -> str:
-    """`word`, if it is one of `known`; `what` names the option in the error."""
-    known = list(known)
-    if word not in known:
-        raise PortraitmattingError(f"{what} {word!r}: use {', '.join(known)}")
+def check_word(option: str, word: str, allowed: Iterable[str]) -> str:
+    """`word`, if it is one of the allowed ones; `option` is its name in the error."""
+    allowed = list(allowed)
+    if word not in allowed:
+        raise PortraitmattingError(f"{option} {word!r}: use {', '.join(allowed)}")
     return word
 
 
-def check_number(what: str, value: _Number, low: float, high: float) -> _Number:
-    """`value`, if it is in low..high; NaN is not."""
+def check_number(option: str, value: _Number, low: float, high: float) -> _Number:
+    """`value`, if it is a number from `low` to `high`, which NaN is not.
+
+    Args:
+        option: its name in the error.
+        value: what is checked.
+        low: the smallest allowed value.
+        high: the largest allowed value.
+    """
     if not isinstance(value, Real) or not low <= value <= high:
-        raise PortraitmattingError(f"{what} {value}: use {low:g} to {high:g}")
+        raise PortraitmattingError(f"{option} {value}: use {low:g} to {high:g}")
     return value
 
 
 def check_preset(preset: str, *others: str) -> str:
-    """`preset`, if it is one of `others` or of `PRESETS`."""
+    """`preset`, if it is one of `PRESETS` or of `others`."""
     return check_word("preset", preset, [*others, *PRESETS])
 
 
 def preset_short_side(short_side: int, preset: str) -> int:
-    """The working short side of `preset`, a multiple of 32, where "quality" has `short_side`."""
+    """The working short side of a preset, a multiple of 32; that of "quality" is `short_side`."""
     check_preset(preset)
     return max(1, round(short_side * PRESETS[preset] / MULTIPLE)) * MULTIPLE
 
@@ -86,7 +93,7 @@ def check_short_side(short_side: int) -> int:
 
 
 def check_device(name: str) -> str:
-    """`name`, if it can be a device of PyTorch or onnxruntime, whether or not it is present."""
+    """`name`, if it is the name of a device for PyTorch or onnxruntime, on any machine."""
     kind, colon, index = name.partition(":")
     numbered = not colon or (kind in ("cuda", "directml") and re.fullmatch("[0-9]{1,3}", index))
     if kind not in (*DEVICES, *ONNX_DEVICES) or not numbered:
@@ -103,14 +110,15 @@ def check_precision(name: str) -> str:
 
 
 def check_background(text: str) -> str:
-    """`text`, if it is `BACKGROUND_SYNTAX`; a file need only exist."""
+    """`text`, if `parse_background_syntax` takes it. Whether a file is an image is not checked."""
     parse_background_syntax(text)
     return text
 
 
 def parse_background_syntax(text: str) -> tuple[int, int, int] | float | str | Path:
-    """The RGB of a colour (0..255, sRGB), the strength of "blur:0.05", the word "blur" or
-    "checkerboard", or the path of a file that exists."""
+    """What `BACKGROUND_SYNTAX` describes: sRGB 0..255 for a colour, the strength for "blur:0.05",
+    the words "blur" and "checkerboard" themselves, a path for a file that exists. Raises
+    PortraitmattingError for anything else."""
     if text in ("checkerboard", "chequer"):
         return "checkerboard"
     if text == "blur":
@@ -131,13 +139,14 @@ def parse_background_syntax(text: str) -> tuple[int, int, int] | float | str | P
     except PortraitmattingError:
         if not text.strip() or "\0" in text or not os.path.isfile(text):
             raise PortraitmattingError(
-                f"background {one_line(repr(text))} is not {BACKGROUND_SYNTAX} that is there"
+                f"background {one_line(repr(text))} is not {BACKGROUND_SYNTAX} that exists"
             ) from None
     return Path(text)
 
 
 def parse_color(text: str) -> tuple[int, int, int]:
-    """ "#rrggbb", "#rgb" or a CSS name or function as sRGB, 0..255."""
+    """The sRGB values 0..255 of "#rrggbb", "#rgb", a CSS name or a CSS function. Raises
+    PortraitmattingError for anything else, and for transparent colours."""
     from PIL import ImageColor
 
     try:

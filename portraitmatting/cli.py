@@ -1,4 +1,4 @@
-"""What all command lines share: exit codes, errors of one line, options without defaults."""
+"""What all commands share: exit codes, errors in one line, and options without defaults."""
 
 import argparse
 import contextlib
@@ -15,14 +15,14 @@ from portraitmatting.allocator import keep_freed_memory
 from portraitmatting.errors import PortraitmattingError, one_line
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
-"""Exit codes: some of the work failed; the call is wrong, and nothing was done; Ctrl-C. SIGTERM
-(`docker stop`, systemd) ends a command as Ctrl-C does, but with 143, SIGHUP (a closed terminal)
-with 129."""
+"""Exit codes: some of the work failed; the call was wrong and nothing was done; Ctrl-C. SIGTERM
+(from `docker stop` or systemd) and SIGHUP (a closed terminal) end a command like Ctrl-C, but with
+143 and 129."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers a wrong call in one line. An empty value, as of a shell variable that is not set, is
-    always wrong: as a path it would mean the current folder."""
+    """A parser whose errors are one line, and which refuses empty values: a shell variable that is
+    not set gives one, and as a path it would mean the current folder."""
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -49,14 +49,15 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(None, f"unknown {' '.join(names)} {value!r}: use {known}")
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
-        # Every value of every option and argument passes this method.
+        # argparse calls this for every value.
         if not arg_string and not isinstance(action, argparse._SubParsersAction):
             raise argparse.ArgumentError(action, "is empty: give a value or leave it out")
         return super()._get_value(action, arg_string)
 
 
 def run(main: Callable[[], int]) -> NoReturn:
-    """Call `main` and exit with its code; a user's mistake becomes one line and exit code 2."""
+    """Call `main` and exit with its code. A PortraitmattingError, so a mistake in the call, becomes
+    one line and exit code 2; other expected errors become one line and exit code 1."""
     keep_freed_memory()
     _open_standard_files()
     stopped_by = _stop_on_signals()
@@ -69,14 +70,14 @@ def run(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         _report("interrupted")
         code = INTERRUPTED
-    except BrokenPipeError:  # the reader of our output (head, less) has left
+    except BrokenPipeError:  # the program that read our output (head, less) has ended
         code = FAILED
     except MemoryError as error:
         _report(
             f"error: out of memory ({one_line(str(error))}): use smaller images, or fewer at once"
         )
         code = FAILED
-    except OSError as error:  # a full disk behind standard output, above all
+    except OSError as error:  # usually a full disk that standard output is redirected to
         _report(f"error: {one_line(str(error))}")
         code = FAILED
     if code == INTERRUPTED and stopped_by:
@@ -86,13 +87,13 @@ def run(main: Callable[[], int]) -> NoReturn:
 
 
 def _report(text: str) -> None:
-    with contextlib.suppress(OSError):  # the terminal may be closed
+    with contextlib.suppress(OSError):  # the terminal was closed
         print(text, file=sys.stderr, flush=True)
 
 
 def _open_standard_files() -> None:
-    """Open /dev/null for standard streams that the caller closed (`>&-`): Python has None for them,
-    and the next file that is opened would take their place."""
+    """Open /dev/null for standard streams that the caller closed (`>&-`). In Python they are None,
+    and their file descriptors would be given to the next files that are opened."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -109,7 +110,8 @@ def _null_device() -> TextIO:
 
 
 def _close_standard_output() -> None:
-    """Python flushes output at exit, and would print an error if the other end is closed."""
+    """Flush standard output, or send it to /dev/null if the other end is closed: Python would flush
+    it at exit and print an error."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -117,15 +119,15 @@ def _close_standard_output() -> None:
 
 
 def _stop_on_signals() -> list[int]:
-    """Let the first SIGTERM or SIGHUP do what Ctrl-C would do at that moment; the list that is
-    returned then contains it. Signals that the caller ignores (nohup) or handles stay so."""
+    """Let the first SIGTERM or SIGHUP do what Ctrl-C would do at that moment, and append it to the
+    list that is returned. Signals that are ignored (by nohup) or handled already are left alone."""
     received: list[int] = []
     numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
 
     def stop(number: int, frame: FrameType | None) -> None:
         received.append(number)
         for other in filter(None, numbers):
-            signal.signal(other, signal.SIG_IGN)  # nothing must interrupt the cleaning up
+            signal.signal(other, signal.SIG_IGN)  # nothing may interrupt the cleanup
         interrupt = signal.getsignal(signal.SIGINT)
         if not callable(interrupt):
             raise KeyboardInterrupt
@@ -138,12 +140,13 @@ def _stop_on_signals() -> list[int]:
 
 
 def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Those of the named options that the user gave: only the called function has defaults."""
+    """The named options that the user gave. Others are left to the defaults of the function that is
+    called with these."""
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
 def own_version() -> str:
-    """The installed version; "(not installed)" for a copy that is only on the path."""
+    """The version of the installed package, or "(not installed)" for a source tree on the path."""
     try:
         return version("portraitmatting")
     except PackageNotFoundError:

@@ -1,7 +1,7 @@
 """The Hugging Face Hub: `from_pretrained`, `save_pretrained`, `push_to_hub`.
 
-The hub's `model.safetensors` is one of our checkpoints, whose metadata holds everything.
-`config.json` repeats it for the hub's pages; nothing is read from it.
+The hub's `model.safetensors` is a checkpoint of this package, whose metadata holds everything that
+loading needs. `config.json` repeats it for the hub's pages and is never read.
 """
 
 import json
@@ -30,11 +30,12 @@ predictor = Predictor(PortraitMatting.from_pretrained("this folder, or its name 
 
 
 class OnHub(ModelHubMixin, library_name="portraitmatting"):
-    """`PortraitMatting` in folders and repositories of the hub's layout.
+    """What `PortraitMatting` inherits to be loaded from and saved to the hub.
 
-    `from_pretrained(name_or_folder, device=None)` loads `model.safetensors` as `load_network` does.
-    `save_pretrained(folder)` writes that file, `config.json` and a model card; it raises
-    `CheckpointError` for a network whose `checkpoint` is None.
+    `from_pretrained(name_or_folder, device=None)` loads a repository's or folder's
+    `model.safetensors` with the checks of `load_network`. `save_pretrained(folder)` writes that
+    file, `config.json` and a model card, and raises `CheckpointError` for a network whose
+    `checkpoint` is None.
     """
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -42,8 +43,8 @@ class OnHub(ModelHubMixin, library_name="portraitmatting"):
         info = _checkpoint_info(model)
         path = save_directory / SAFETENSORS_SINGLE_FILE
         save_checkpoint(path, model, info, smallest_exact(model))
-        described = asdict(model.config) | {"checkpoint": asdict(info)}
-        text = json.dumps(described, indent=2, ensure_ascii=False)
+        description = asdict(model.config) | {"checkpoint": asdict(info)}
+        text = json.dumps(description, indent=2, ensure_ascii=False)
         (save_directory / CONFIG_NAME).write_text(f"{text}\n", encoding="utf-8")
 
     @classmethod
@@ -54,13 +55,13 @@ class OnHub(ModelHubMixin, library_name="portraitmatting"):
             path = Path(model_id, SAFETENSORS_SINGLE_FILE)
         else:
             path = Path(hf_hub_download(model_id, SAFETENSORS_SINGLE_FILE, **download))
-        network: Any = cls  # PortraitMatting, the one class that inherits from this
-        with limit_threads(1):  # so that a process may still fork
+        network: Any = cls  # always PortraitMatting
+        with limit_threads(1):  # the process may still fork afterwards
             model = network.from_state(*read_checkpoint(path))
             return model.to(choose_device(str(device or "cpu")))
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The checkpoint's metadata as the hub's README."""
+        """The checkpoint's metadata as the model card, the README of a repository on the hub."""
         info = asdict(_checkpoint_info(self))
         info |= info.pop("facts")
         rows = "".join(f"| {name.replace('_', ' ')} | {value} |\n" for name, value in info.items())

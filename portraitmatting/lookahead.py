@@ -1,4 +1,4 @@
-"""Work that threads do ahead of its use, by a limited number of items: memory stays bounded."""
+"""Threads that prepare the next items while the current one is used; a limit bounds the memory."""
 
 import itertools
 from collections import deque
@@ -15,10 +15,13 @@ _END = object()
 def lookahead(
     pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
 ) -> Generator[tuple[Item, "Future[Result]"], None, None]:
-    """Each item with the future of its work, in order, while `pool` works on up to `ahead` more.
+    """Each item with the future of `work(item)`, in order, while the pool works on the next ones.
 
-    Items are taken from the iterable as they are needed, in the caller's thread. The pool is the
-    caller's to shut down.
+    Args:
+        pool: the threads; the caller shuts it down.
+        work: called with each item in a thread of the pool.
+        items: iterated over in the caller's thread, only as far as needed.
+        ahead: how many items the pool may work on beyond the one that is returned.
     """
     pending: deque[tuple[Item, Future[Result]]] = deque()
     for item in items:
@@ -30,10 +33,10 @@ def lookahead(
 
 
 def prefetch(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, None]:
-    """The same items in the same order, made by another thread, up to `depth` ahead.
+    """The same items in the same order, from another thread that is up to `depth` items ahead.
 
-    An exception of `items` is raised in place of its item. Closing this generator waits for the
-    thread and closes `items`.
+    An exception that `items` raises is raised here, in place of the item. Closing this generator
+    waits for the thread and closes `items`.
     """
     iterator = iter(items)
     pool = ThreadPoolExecutor(1, "prefetch")

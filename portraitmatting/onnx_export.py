@@ -1,6 +1,6 @@
-"""Write the network as an ONNX file of any batch and size, for onnxruntime and what else reads it.
+"""Write the network as an ONNX file, for batches and images of any size.
 
-The command line is `export`; `onnx_model` runs what it writes.
+`portraitmatting export` calls this; `onnx_model` runs the file with onnxruntime.
 """
 
 import copy
@@ -21,16 +21,16 @@ from portraitmatting.modeling.model import PortraitMatting, Prediction
 from portraitmatting.onnx_model import INPUTS, OUTPUTS, OnnxModel
 
 OPSET = 17
-"""The first with layer normalisation as an operator, so that as many runtimes as can read it do."""
+"""The oldest opset with an operator for layer normalisation: more runtimes read older opsets."""
 TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2}
-"""How far the file's outputs may be from PyTorch's in fp32, per unit of their largest magnitude
-where that is above 1."""
+"""The largest difference between the file's outputs and PyTorch's in fp32; relative to their
+largest magnitude if that is above 1."""
 
 _HEADROOM = 0.5
-"""Share of fp16's range that values may take at the shapes of the proof: photos may go higher."""
-_TRACED = (2, 3, 64, 96)
-PROVEN = ((1, 3, 224, 160), (3, 3, 32, 96))
-"""Shapes that every file is run back at: other batches, sizes and numbers of windows."""
+"""The share of fp16's range that values may reach in the check: photos may lead to larger ones."""
+_TRACED_SHAPE = (2, 3, 64, 96)
+CHECKED_SHAPES = ((1, 3, 224, 160), (3, 3, 32, 96))
+"""Input shapes that every file is checked with: other batches, sizes and numbers of windows."""
 
 
 def export_onnx(
@@ -39,12 +39,17 @@ def export_onnx(
     precision: str = "fp32",
     overwrite: bool = False,
 ) -> float:
-    """Write `model` atomically to `path`, prove the file, and return its largest difference.
+    """Write an ONNX file, check it, and return the largest difference from `model`'s outputs.
 
-    Input "image" Bx3xHxW, outputs "alpha" Bx1xHxW and "trimap_logits" Bx3xHxW, all float32 as in
-    `PortraitMatting`, B, H and W free; inside, all is computed in `precision`, "fp32" or "fp16".
-    Raises `PortraitmattingError`, and then leaves no file, if the graph is not a valid one or does
-    not agree with `model` at other batches and sizes than it was traced at.
+    Its input is "image" Bx3xHxW, its outputs are "alpha" Bx1xHxW and "trimap_logits" Bx3xHxW, all
+    float32 as in `PortraitMatting`, with free B, H and W. Raises `PortraitmattingError`, and then
+    writes no file, if the graph is invalid or its outputs differ from those of `model`.
+
+    Args:
+        path: the file; it ends in .onnx and appears whole or not at all.
+        model: the network, with `checkpoint` set.
+        precision: "fp32" or "fp16", in which the file computes.
+        overwrite: whether a file that exists is replaced.
     """
     if precision not in TOLERANCE:
         known = ", ".join(TOLERANCE)
@@ -69,16 +74,16 @@ def export_onnx(
             except Exception as error:
                 message = str(error).split("\n")[0]
                 raise PortraitmattingError(f"{path}: not a valid graph ({message})") from None
-            difference = _prove(temporary, model, TOLERANCE[precision])
+            difference = _check_outputs(temporary, model, TOLERANCE[precision])
             if precision == "fp16":
-                _prove_half(model)
+                _check_fp16_range(model)
             return difference
     except OSError as error:
         raise PortraitmattingError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 class _Graph(nn.Module):
-    """The network in another dtype, float32 in and out."""
+    """The network in another dtype, with inputs and outputs in float32."""
 
     def __init__(self, model: PortraitMatting, dtype: torch.dtype) -> None:
         super().__init__()
@@ -90,21 +95,21 @@ class _Graph(nn.Module):
 
 
 def _trace(model: PortraitMatting, dtype: torch.dtype, path: Path) -> None:
-    """Write the bare graph.
+    """Write the graph, without our metadata.
 
-    By PyTorch's older, tracing exporter: the newer one, of torch.export, decides by the example
-    whether a map is one window wide or several, and its graph then holds for no other case.
+    This uses PyTorch's older exporter, which traces. The newer one, torch.export, takes from the
+    example whether a map is one window wide or wider, and its graph is then wrong for others.
     """
     free = {0: "batch", 2: "height", 3: "width"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", "Constant folding", UserWarning)
-        # A size of ours that becomes a constant is an error; PyTorch's own asserts are none.
+        # A size that our code turns into a constant is an error; PyTorch's own asserts are not.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         warnings.filterwarnings("error", category=torch.jit.TracerWarning, module="portraitmatting")
         torch.onnx.export(
             _Graph(model, dtype).eval(),
-            (torch.rand(_TRACED, generator=torch.Generator().manual_seed(0)),),
+            (torch.rand(_TRACED_SHAPE, generator=torch.Generator().manual_seed(0)),),
             path,
             input_names=INPUTS,
             output_names=OUTPUTS,
@@ -114,11 +119,12 @@ def _trace(model: PortraitMatting, dtype: torch.dtype, path: Path) -> None:
         )
 
 
-def _prove(path: Path, model: PortraitMatting, tolerance: float) -> float:
-    """Run the file back beside the network; the largest difference, or an error if too large."""
+def _check_outputs(path: Path, model: PortraitMatting, tolerance: float) -> float:
+    """Compare the file's outputs with the network's: the largest difference; an error if that is
+    above the tolerance."""
     exported = OnnxModel(path)
     largest = 0.0
-    for shape in PROVEN:
+    for shape in CHECKED_SHAPES:
         image = torch.rand(shape, generator=torch.Generator().manual_seed(1))
         with torch.inference_mode():
             expected = model(image)
@@ -141,12 +147,12 @@ def _prove(path: Path, model: PortraitMatting, tolerance: float) -> float:
     return largest
 
 
-def _prove_half(model: PortraitMatting) -> None:
-    """Raise `PortraitmattingError` if fp16 is too small for what the network computes.
+def _check_fp16_range(model: PortraitMatting) -> None:
+    """Raise `PortraitmattingError` if the network's values exceed the range of fp16.
 
-    Where the file was run back, fp16 is likely computed in fp32, in which nothing overflows. Here
-    it is computed in torch.half, and the largest value that any layer puts out is held against the
-    range of fp16.
+    `_check_outputs` does not notice that, because onnxruntime may compute fp16 in fp32 on a CPU.
+    Here the network is run in fp16 by PyTorch, and the largest output of any layer is compared
+    with the range.
     """
     half = _Graph(model, torch.float16).eval()
     peaks: dict[str, float] = {}
@@ -165,7 +171,7 @@ def _prove_half(model: PortraitMatting) -> None:
         if not list(module.children())
     ]
     try:
-        for shape in PROVEN:
+        for shape in CHECKED_SHAPES:
             image = torch.rand(shape, generator=torch.Generator().manual_seed(1))
             with torch.inference_mode():
                 model(image)
@@ -191,6 +197,6 @@ def _onnx() -> Any:
 
 
 def with_source(info: CheckpointInfo, path: Path) -> CheckpointInfo:
-    """`info`, and which file it is of."""
+    """`info` with the name and hash of the file that was exported."""
     source = {"exported_from": path.name, "exported_from_sha256": sha256(path)}
     return replace(info, facts=info.facts | source)

@@ -1,4 +1,4 @@
-"""The network as an ONNX file, run by onnxruntime: for machines whose GPU PyTorch does not know."""
+"""The network as an ONNX file, run by onnxruntime: for GPUs that PyTorch does not support."""
 
 import ctypes
 import hashlib
@@ -30,30 +30,35 @@ _PROVIDERS = {
     "coreml": "CoreMLExecutionProvider",
     "cpu": "CPUExecutionProvider",
 }
-"""Device to what onnxruntime calls it."""
+"""Devices, and the names of onnxruntime's execution providers for them."""
 _AUTO = ("cuda", "directml", "cpu")
-"""What "auto" tries, in order. Not CoreML: it is made for graphs of one size."""
+"""The devices that "auto" tries, in order. Not CoreML, which is meant for graphs of one size."""
 _CPU = torch.device("cpu")
 _MEMORY_WORDS = ("failed to allocate memory", "out of memory", "bad_alloc", "bad allocation")
 
 
 class OnnxModel:
-    """A file of `portraitmatting export`, called like the network that it came from.
+    """A file of `portraitmatting export`, called like `PortraitMatting`.
 
-    RGB (B, 3, H, W) in [0, 1], H and W multiples of 32, to raw alpha and trimap logits, float32 on
-    the CPU, or on CUDA where PyTorch has it too. `device` is "cpu", "cuda", "cuda:1", "directml",
-    "directml:1", "coreml", or "auto" for the best that this onnxruntime has; only "auto" falls
-    back. Raises `CheckpointError` for a file that is not ours, and `PortraitmattingError` for a
-    device that is not there.
+    RGB (B, 3, H, W) in [0, 1], H and W multiples of 32, to alpha and trimap logits, float32. They
+    are on CUDA if both onnxruntime and PyTorch use it, else on the CPU.
     """
 
     def __init__(self, path: Path, device: str = "cpu", data: bytes | None = None) -> None:
-        """`data` is what `path` holds where it cannot be read, as on another machine."""
+        """Raises `CheckpointError` for a file that `portraitmatting export` did not write, and
+        `PortraitmattingError` for a device that this machine does not have.
+
+        Args:
+            path: the ONNX file.
+            device: "cpu", "cuda", "cuda:1", "directml", "directml:1", "coreml", or "auto" for the
+                best that this onnxruntime has. Only "auto" falls back to the CPU.
+            data: the content of the file, if `path` is a file on another machine.
+        """
         runtime = _onnxruntime()
         self._path, self._data = path, data
         self._name, providers = choose_providers(device, runtime.get_available_providers())
         self._session, message = _open(runtime, path, data, providers)
-        # onnxruntime itself falls back to the CPU, with nothing but a warning.
+        # onnxruntime falls back to the CPU with only a warning.
         first = _PROVIDERS[self._name.partition(":")[0]]
         if self._session.get_providers()[0] != first:
             reason = f"onnxruntime could not start its {first} ({message or _why_not(first)})"
@@ -62,7 +67,7 @@ class OnnxModel:
             _log.warning("%s; using the CPU", reason)
             self._name = "cpu"
         self.device = _device_of_tensors(self._name)
-        """Where tensors go in and come out; onnxruntime may compute elsewhere."""
+        """The device of the inputs and outputs; onnxruntime may compute on another."""
         self.config, self.checkpoint = _metadata(self._session, path)
         self._process = os.getpid()
 
@@ -84,7 +89,7 @@ class OnnxModel:
         return Prediction(*map(torch.from_numpy, outputs))
 
     def _run_bound(self, image: Tensor) -> Prediction:
-        """From and to tensors where they are, without a copy through the host."""
+        """Run on tensors that stay on their device, without copies to the CPU and back."""
         image = image.detach().to(self.device, torch.float32, memory_format=torch.contiguous_format)
         image = image.contiguous()
         batch, _, height, width = image.shape
@@ -106,22 +111,23 @@ class OnnxModel:
         return Prediction(*outputs)
 
     def __str__(self) -> str:
-        """What computes, for people."""
+        """onnxruntime and its device, for people to read."""
         name = describe_device(_CPU) if self._name == "cpu" else self._name
         return f"onnxruntime on {name}"
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the file computes in; its inputs and outputs are float32 all the same."""
+        """The dtype that the file computes in; its inputs and outputs are always float32."""
         return PRECISIONS[self.checkpoint.precision]
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the file."""
+        """A short hash of the file."""
         return hashlib.sha256(self._data or self._path.read_bytes()).hexdigest()[:16]
 
     def require(self, device: str | torch.device | None, precision: str | None) -> None:
-        """Raise `PortraitmattingError` if these are not what was chosen at loading and export."""
+        """Raise `PortraitmattingError` unless the device is that of loading and the precision that
+        of export; None and "auto" are accepted."""
         if device is not None and str(device) not in ("auto", self._name):
             raise PortraitmattingError(
                 f"device {str(device)!r}: an ONNX file's is chosen as it is loaded: "
@@ -138,9 +144,11 @@ class OnnxModel:
 def choose_providers(
     device: str, available: Sequence[str]
 ) -> tuple[str, list[str | tuple[str, dict[str, Any]]]]:
-    """The device's name as chosen and onnxruntime's providers for it, the CPU always the last.
+    """The name of the device, with "auto" resolved, and onnxruntime's providers for it, the CPU
+    always last.
 
-    `available` is what onnxruntime was built with. Raises `PortraitmattingError`.
+    `available` are the providers that onnxruntime was built with. Raises `PortraitmattingError` for
+    a device that is not among them.
     """
     kind, _, index = device.partition(":")
     if device == "auto":
@@ -170,12 +178,12 @@ def _onnxruntime() -> Any:
 
 
 def _device_of_tensors(name: str) -> torch.device:
-    """CUDA where both onnxruntime and PyTorch have it, else the CPU."""
+    """CUDA if onnxruntime uses it and PyTorch can, else the CPU."""
     return torch.device(name) if name.startswith("cuda") and torch.cuda.is_available() else _CPU
 
 
 def _why_not(provider: str) -> str:
-    """Why onnxruntime passes over its CUDA: which library is missing, above all."""
+    """Why onnxruntime does not start a provider: for CUDA, usually a library that is missing."""
     if provider != _PROVIDERS["cuda"]:
         return "it does not say why"
     name = "onnxruntime_providers_cuda"
@@ -189,26 +197,26 @@ def _why_not(provider: str) -> str:
 
 @contextmanager
 def _memory_errors() -> Iterator[None]:
-    """A lack of memory becomes `torch.OutOfMemoryError`."""
+    """onnxruntime's errors of missing memory become `torch.OutOfMemoryError`."""
     try:
         yield
-    except Exception as error:  # onnxruntime's have no common base of their own
+    except Exception as error:  # onnxruntime's errors have no base class of their own
         if any(word in str(error).lower() for word in _MEMORY_WORDS):
             raise torch.OutOfMemoryError(str(error)) from None
         raise
 
 
 def _open(runtime: Any, path: Path, data: bytes | None, providers: list[Any]) -> tuple[Any, str]:
-    """A session, and what onnxruntime prints as it falls back to the CPU, if it does."""
+    """A session, and the message that onnxruntime prints if it falls back to the CPU, else ""."""
     if data is None and not path.is_file():
         raise CheckpointError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # errors come as exceptions
+    options.log_severity_level = 4  # no messages: errors are raised as exceptions
     if _PROVIDERS["directml"] in str(providers[0]):
-        options.enable_mem_pattern = False  # DirectML asks for it
+        options.enable_mem_pattern = False  # DirectML requires this
     if _PROVIDERS["cuda"] in str(providers[0]):
-        # Not the exhaustive search, which runs anew for every working size, for seconds.
+        # The default, an exhaustive search, takes seconds for every new working size.
         name, choice = providers[0] if isinstance(providers[0], tuple) else (providers[0], {})
         providers = [(name, {**choice, "cudnn_conv_algo_search": "HEURISTIC"}), *providers[1:]]
     printed = io.StringIO()
@@ -225,7 +233,7 @@ def _open(runtime: Any, path: Path, data: bytes | None, providers: list[Any]) ->
 
 
 def _metadata(session: Any, path: Path) -> tuple[ModelConfig, CheckpointInfo]:
-    """The configuration and information in a file of ours."""
+    """The configuration and the information that `export` stores in a file."""
     ends = session.get_inputs(), session.get_outputs()
     names = tuple(tuple(end.name for end in side) for side in ends)
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
@@ -240,5 +248,5 @@ def _metadata(session: Any, path: Path) -> tuple[ModelConfig, CheckpointInfo]:
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     if info.precision not in PRECISIONS:
-        raise CheckpointError(f"{path}: its precision {info.precision!r} is none that is known")
+        raise CheckpointError(f"{path}: its precision {info.precision!r} is unknown")
     return config, info

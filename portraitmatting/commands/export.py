@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from portraitmatting.checkpoint.load import load_network
     from portraitmatting.checkpoint.registry import locate
-    from portraitmatting.onnx_export import OPSET, PROVEN, export_onnx, with_source
+    from portraitmatting.onnx_export import CHECKED_SHAPES, OPSET, export_onnx, with_source
 
     model = load_network(options.checkpoint)
     source, _ = locate(options.checkpoint)
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model.checkpoint = with_source(model.checkpoint, source)
     difference = export_onnx(options.out, model, **given(options, "precision", "overwrite"))
     size = options.out.stat().st_size / 1e6
-    shapes = " and ".join("x".join(map(str, shape)) for shape in PROVEN)
+    shapes = " and ".join("x".join(map(str, shape)) for shape in CHECKED_SHAPES)
     print(
         f"{options.out}: {size:.1f} MB, opset {OPSET}; proven at {shapes}, "
         f"within {difference:.1g} of PyTorch"
