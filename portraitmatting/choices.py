@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 from portraitmatting.errors import PortraitmattingError, one_line
 
@@ -29,8 +29,9 @@ OPAQUE_FORMATS = ("jpg", "jpeg")
 DEEP_FORMATS = ("png", "tiff", "tif")
 """Formats that hold 16 bits per channel."""
 BITS = (8, 16)
-METHODS = ("ml", "cf", "fast", "none")
+Method = Literal["ml", "cf", "fast", "none"]
 """Methods of `estimate_foreground`."""
+METHODS: tuple[str, ...] = get_args(Method)
 DEVICES = ("auto", "cpu", "cuda", "mps")
 ONNX_DEVICES = ("auto", "cpu", "cuda", "directml", "coreml")
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}

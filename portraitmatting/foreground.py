@@ -5,7 +5,7 @@ old one would show as a halo. Every method estimates F in image = alpha F + (1 -
 """
 
 import itertools
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from portraitmatting.choices import METHODS, check_word
+from portraitmatting.choices import METHODS, Method, check_word
 from portraitmatting.compositing import check_alpha
 from portraitmatting.device import explain_memory
 from portraitmatting.images.pixels import check_range, to_unit
@@ -34,8 +34,6 @@ from portraitmatting.torch_solvers import (
     multi_level,
 )
 from portraitmatting.transforms import interpolation, resize, resize_tensor
-
-Method = Literal["ml", "cf", "fast", "none"]
 
 MARGIN = 4
 """Colours are also estimated this many pixels around soft ones, for mattes feathered later."""

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
-from portraitmatting.choices import KINDS, METHODS, check_number, check_word
+from portraitmatting.choices import KINDS, METHODS, Method, check_number, check_word
 from portraitmatting.compositing import Background, Blur, as_background, composite, paint, rgba
 from portraitmatting.device import attempt
-from portraitmatting.foreground import Method, estimate_foreground, foreground_pixels
+from portraitmatting.foreground import estimate_foreground, foreground_pixels
 from portraitmatting.images.encode import encode_image
 from portraitmatting.images.files import write_image
 from portraitmatting.images.metadata import Metadata

@@ -11,16 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from portraitmatting.choices import METHODS, check_number
+from portraitmatting.choices import METHODS, Method, check_number, check_word
 from portraitmatting.compositing import Background, parse_background
 from portraitmatting.errors import PortraitmattingError, one_line
-
-Method = Literal["ml", "cf", "fast", "none"]
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,7 @@ class ResultOptions:
     """Leave out EXIF, XMP and resolution, which results keep by default."""
 
     def __post_init__(self) -> None:
-        if self.foreground not in METHODS:
-            raise PortraitmattingError(
-                f"unknown foreground method {self.foreground!r}: use one of {', '.join(METHODS)}"
-            )
+        check_word("foreground method", self.foreground, METHODS)
         if self.crop is not None:
             check_number("crop margin", self.crop, 0, 10)
         _ = self._backdrop
