@@ -1,4 +1,4 @@
-"""What several tests share: the golden network, tiny models, images."""
+"""Fixtures that several test modules use: the golden network, a tiny one, an image and a matte."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from golden_weights import golden_shapes, weights
-from portraitmatting import ModelConfig, PortraitMatting, Predictor
+from portraitmatting import Matte, ModelConfig, PortraitMatting, Predictor
 from portraitmatting.checkpoint.format import from_author_keys
 
 ROOT = Path(__file__).parent.parent
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(autouse=True)
 def same_precision_everywhere(monkeypatch):
-    """Precision "auto" is fp32 on every CPU: tests give the same on each."""
+    """Precision "auto" means fp32 on every CPU, so that tests give the same results everywhere."""
     monkeypatch.setattr("portraitmatting.device.is_faster_in_bf16", lambda: False)
 
 
@@ -27,7 +27,7 @@ def author_state() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def golden_model(author_state) -> PortraitMatting:
-    """The full network under the golden weights, through the converter."""
+    """The published network with the golden weights, which the converter has read."""
     model = PortraitMatting()
     model.load_state_dict(from_author_keys(author_state))
     return model.eval()
@@ -42,6 +42,7 @@ def tiny_model() -> PortraitMatting:
 
 @pytest.fixture
 def tiny_predictor(tiny_model) -> Predictor:
+    """A predictor of that network."""
     return Predictor(tiny_model, short_side=64)
 
 
@@ -52,7 +53,15 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def photo(rng) -> np.ndarray:
-    """A smooth HxWx3 uint8 image."""
+    """A smooth image, 90x120x3 uint8."""
     rows, columns = np.mgrid[0:90, 0:120]
     shades = [128 + 120 * np.sin(rows / 17 + k) * np.cos(columns / 23 - k) for k in range(3)]
     return np.stack(shades, axis=-1).astype(np.uint8)
+
+
+@pytest.fixture
+def matte(photo) -> Matte:
+    """The matte of `photo`: a disc with a soft edge."""
+    rows, columns = np.mgrid[0:90, 0:120]
+    alpha = np.clip((35 - np.hypot(rows - 45, columns - 60)) / 10, 0, 1).astype(np.float32)
+    return Matte(photo, alpha, np.full(alpha.shape, 128, np.uint8))

@@ -266,3 +266,49 @@ def test_there_comes_out_what_comes_out_here(rng, monkeypatch, dtype, side):
     expected = guided_upsample(pixels, coarse)
     np.testing.assert_allclose(matte.numpy() / 65535, expected, atol=1e-4)
     assert ((matte.numpy() == 65535) == (expected > 1 - 0.5 / 65535)).mean() > 0.99
+
+
+class PretendCuda:
+    """Makes a predictor believe that it runs on CUDA while all tensors stay on the CPU, and records
+    the copies and waits that it asks for."""
+
+    def __init__(self, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[str] = []
+        self.waited = 0
+        plain_to, cuda = torch.Tensor.to, torch.device("cuda", 0)
+
+        def to(tensor, *args, **options):
+            copy = "in" if cuda in args else "out" if "cpu" in args else ""
+            if copy:
+                self.asked.append(f"{copy} {options['non_blocking']}")
+                return tensor
+            return plain_to(tensor, *args, **options)
+
+        def pin(tensor):
+            self.asked.append("pin")
+            return tensor
+
+        monkeypatch.setattr(torch.Tensor, "to", to)
+        monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self)
+        predictor.device, predictor.dtype = cuda, torch.float32
+
+    def record_event(self) -> "PretendCuda":
+        self.asked.append("event")
+        return self
+
+    def synchronize(self) -> None:
+        self.waited += 1
+
+
+def test_only_finish_waits_for_the_gpu(tiny_predictor, photo, monkeypatch):
+    expected = tiny_predictor.predict(photo)
+    gpu = PretendCuda(tiny_predictor, monkeypatch)
+    batch = [tiny_predictor.prepare(photo) for _ in range(2)]
+    assert gpu.asked == ["pin", "pin"]
+    estimates = tiny_predictor.estimate(batch)
+    assert gpu.asked[2:] == ["in True"] * 2 + ["out True"] * 2 + ["event"]
+    assert gpu.waited == 0
+    for number, estimate in enumerate(estimates, start=1):
+        np.testing.assert_allclose(tiny_predictor.finish(estimate).alpha, expected.alpha, atol=1e-5)
+        assert gpu.waited == number

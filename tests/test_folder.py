@@ -713,6 +713,30 @@ def test_an_image_too_large_for_memory_is_reported_and_the_others_go_on(photos, 
     assert "long.png: out of memory on cpu" in summary.failed[Path("long.png")]
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_folder_job_has_a_thread_for_each_image_and_one_for_batches(
+    photos, output, predictor, monkeypatch, batch_size
+):
+    threads: dict[str, set[str]] = {}
+    for step in ("prepare", "estimate", "finish"):
+        original = getattr(Predictor, step)
+
+        def watched(self, item, step=step, original=original):
+            threads.setdefault(step, set()).add(threading.current_thread().name)
+            return original(self, item)
+
+        monkeypatch.setattr(Predictor, step, watched)
+    fill(photos, "a.png", "b.png", "c.png")
+    plan = plan_folder(photos, output, ["alpha"])
+    assert matte_folder(plan, predictor, PLAIN, batch_size, workers=2).done == 3
+    assert threads["prepare"] == threads["finish"]
+    if batch_size == 1:
+        assert threads["estimate"] == threads["prepare"]
+    else:
+        assert len(threads["estimate"]) == 1
+        assert not threads["estimate"] & threads["prepare"]
+
+
 # Going on where an earlier run ended
 
 

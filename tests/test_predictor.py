@@ -1,14 +1,11 @@
 """Images of any size and kind to mattes at their size."""
 
 import copy
-import io
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms
 
 from portraitmatting import (
     PRESETS,
@@ -16,18 +13,11 @@ from portraitmatting import (
     PortraitMatting,
     PortraitmattingError,
     Predictor,
-    composite,
-    estimate_foreground,
 )
 from portraitmatting.checkpoint.format import CheckpointInfo
-from portraitmatting.choices import KINDS
-from portraitmatting.compositing import rgba
 from portraitmatting.device import describe_device
 from portraitmatting.guided_filter import guided_upsample
-from portraitmatting.images.files import read_image, write_image
-from portraitmatting.images.metadata import Metadata
 from portraitmatting.images.pixels import to_dtype
-from portraitmatting.images.source import as_image
 from portraitmatting.modeling.heads import fuse
 from portraitmatting.predictor import Matte
 from portraitmatting.transforms import network_size, to_tensor
@@ -390,182 +380,6 @@ def test_settings_differ_between_predictors(model):
     assert settings() != before
 
 
-@pytest.fixture
-def matte(photo) -> Matte:
-    """A disc, soft at its edge."""
-    rows, columns = np.mgrid[0:90, 0:120]
-    alpha = np.clip((35 - np.hypot(rows - 45, columns - 60)) / 10, 0, 1).astype(np.float32)
-    return Matte(photo, alpha, np.full(alpha.shape, 128, np.uint8))
-
-
-def test_the_foreground_waits_until_it_is_asked_for(predictor, photo, monkeypatch):
-    calls = []
-
-    def estimate(image, *_):
-        calls.append(1)
-        return image
-
-    monkeypatch.setattr("portraitmatting.matte.estimate_foreground", estimate)
-    matte = predictor.predict(photo)
-    assert not calls
-    assert matte.foreground is matte.foreground
-    matte.rgba()
-    matte.composite("red")
-    assert len(calls) == 1
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_a_cut_out_keeps_depth_colours_and_alpha(matte, dtype):
-    peak = {np.uint8: 255, np.uint16: 65535, np.float32: 1}[dtype]
-    image = (matte.image / 255 * peak).astype(dtype)
-    cut_out = Matte(image, matte.alpha, matte.trimap).rgba()
-    assert cut_out.shape == (90, 120, 4)
-    assert cut_out.dtype == dtype
-    np.testing.assert_allclose(cut_out[..., 3] / peak, matte.alpha, atol=0.5 / 255)
-    np.testing.assert_array_equal(cut_out[45, 60, :3], image[45, 60])
-
-
-def test_a_result_is_of_the_kind_method_and_depth_that_were_asked_for(matte):
-    image, alpha = matte.image, matte.alpha
-    fast = estimate_foreground(to_dtype(image, np.uint16), alpha, "fast")
-    made = {kind: matte.result(kind, "teal", "fast", np.uint16) for kind in KINDS}
-    np.testing.assert_array_equal(made["alpha"], to_dtype(alpha, np.uint16))
-    np.testing.assert_array_equal(made["foreground"], fast)
-    np.testing.assert_array_equal(made["rgba"], rgba(fast, alpha))
-    np.testing.assert_array_equal(made["composite"], composite(fast, alpha, "teal"))
-    assert matte.result("alpha").dtype == np.uint8
-    for mistake in ({"kind": "shadow"}, {"method": "best"}, {"dtype": "int8"}):
-        with pytest.raises(PortraitmattingError, match=r"shadow|best|int8"):
-            matte.result(**mistake)
-
-
-def test_composites_take_colours_images_blurs_and_callables(matte, rng):
-    outside, inside = matte.alpha == 0, matte.alpha == 1
-    red = matte.composite("red")
-    assert (red[outside] == [255, 0, 0]).all()
-    np.testing.assert_array_equal(red[inside], matte.image[inside])
-    pixels = np.full((7, 300, 3), 77, np.uint8)  # of another size, and aspect
-    assert (matte.composite(pixels)[outside] == 77).all()
-    assert (matte.composite(pixels / np.float32(255))[outside] == 77).all()
-    same_size = rng.integers(0, 256, matte.image.shape, np.uint8)
-    np.testing.assert_array_equal(matte.composite(same_size)[outside], same_size[outside])
-    np.testing.assert_array_equal(
-        matte.composite(lambda image, alpha: image // 2)[outside], matte.image[outside] // 2
-    )
-
-
-def test_a_blur_is_of_the_image_not_of_its_foreground(matte, monkeypatch):
-    painted = Matte(matte.image, matte.alpha, matte.trimap)
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            "portraitmatting.matte.estimate_foreground", lambda image, *_: np.zeros_like(image)
-        )
-        blurred = painted.composite("blur:0.02")
-    far = np.s_[:3, :, :]  # rows that the person does not reach
-    assert np.abs(blurred[far].astype(int) - matte.image[far]).max() < 25
-
-
-def test_a_background_of_another_size_from_a_callable_is_refused(matte):
-    with pytest.raises(PortraitmattingError, match="does not fit"):
-        matte.composite(lambda image, alpha: image[:5])
-    with pytest.raises(PortraitmattingError, match="no-such-colour"):
-        matte.composite("no-such-colour")
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_a_notebook_gets_a_png(matte, dtype):
-    peak = {np.uint8: 255, np.uint16: 65535, np.float32: 1}[dtype]
-    shown = Matte((matte.image / 255 * peak).astype(dtype), matte.alpha, matte.trimap)
-    png = Image.open(io.BytesIO(shown._repr_png_()))
-    assert (png.format, png.mode, png.size) == ("PNG", "RGBA", (120, 90))
-    assert png.getpixel((60, 45))[3] == 255
-    assert png.getpixel((0, 0))[3] == 0
-
-
-@pytest.mark.parametrize(("shape", "size"), [((600, 2048), (1024, 300)), ((3000, 1), (1, 1024))])
-def test_a_large_image_is_shown_smaller_at_once(shape, size):
-    matte = Matte(
-        np.zeros((*shape, 3), np.uint8), np.full(shape, 0.5, np.float32), np.zeros(shape, np.uint8)
-    )
-    assert Image.open(io.BytesIO(matte._repr_png_())).size == size
-    assert not matte._foregrounds  # that of all pixels would take seconds
-
-
-def test_an_image_may_be_a_path_bytes_a_file_or_a_pil_image(predictor, photo, tmp_path):
-    write_image(tmp_path / "photo.png", photo)
-    data = (tmp_path / "photo.png").read_bytes()
-    expected = predictor.predict(photo)
-    sources = [tmp_path / "photo.png", str(tmp_path / "photo.png"), data, io.BytesIO(data)]
-    sources += [Image.fromarray(photo), Image.open(io.BytesIO(data)), read_image(sources[0])]
-    for source in sources:
-        matte = predictor.predict(source)
-        np.testing.assert_array_equal(matte.image, photo)
-        np.testing.assert_array_equal(matte.alpha, expected.alpha)
-
-
-def test_a_pil_image_is_what_its_file_is(predictor, photo, tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    clear = Image.fromarray(photo).convert("RGBA")
-    clear.putalpha(Image.fromarray(np.tile(np.arange(120, dtype=np.uint8) * 2, (90, 1))))
-    palette = Image.fromarray(photo).quantize(30)
-    cases = {
-        "turned.png": (Image.fromarray(photo), {"exif": exif}),
-        "turned.tif": (Image.fromarray(photo), {"exif": exif}),
-        "palette.png": (palette, {"transparency": 3}),
-        "clear.png": (clear, {}),
-        "grey-alpha.png": (clear.convert("LA"), {}),
-        "cmyk.tif": (Image.fromarray(photo).convert("CMYK"), {}),
-        "one-bit.png": (Image.fromarray(photo).convert("1"), {}),
-        "deep.png": (Image.fromarray(photo[..., 0].astype(np.uint16) * 257), {}),
-    }
-    for name, (image, options) in cases.items():
-        image.save(tmp_path / name, **options)
-        from_file, opened = read_image(tmp_path / name), Image.open(tmp_path / name)
-        for source in (opened, opened.copy()):
-            outputs = as_image(source)
-            np.testing.assert_array_equal(outputs.pixels, from_file.pixels, name)
-            assert (outputs.alpha is None) == (from_file.alpha is None), name
-            if outputs.alpha is not None:
-                np.testing.assert_array_equal(outputs.alpha, from_file.alpha, name)
-    assert as_image(Image.open(tmp_path / "turned.png")).pixels.shape == (120, 90, 3)
-
-
-@pytest.mark.parametrize("source", [None, "nothere.jpg", "", b"", b"text", 3, [[1], [2, 3]], {}])
-def test_what_is_no_image_is_named(predictor, source):
-    with pytest.raises(PortraitmattingError) as caught:
-        predictor.predict(source)
-    assert str(caught.value).isprintable() and not str(caught.value).endswith("got ")
-    if source is None:
-        assert "got NoneType" in str(caught.value)
-
-
-def test_open_files_that_give_no_bytes_are_named(predictor, tmp_path):
-    closed = io.BytesIO(b"")
-    closed.close()
-    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0\x00\x10")
-    with (
-        (tmp_path / "a.jpg").open(encoding="utf-8") as as_text,
-        (tmp_path / "new").open("wb") as to_write,
-    ):
-        for source in (closed, io.StringIO("text"), as_text, to_write):
-            with pytest.raises(PortraitmattingError, match=r"^the open file .+path$"):
-                predictor.predict(source)
-
-
-@pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
-def test_pil_images_without_pixels_are_refused(predictor, mode, size):
-    with pytest.raises(PortraitmattingError, match="has no pixels"):
-        predictor.predict(Image.new(mode, size))
-
-
-def test_pixels_of_either_byte_order_are_the_same(predictor, photo):
-    deep = to_dtype(photo, np.uint16)
-    swapped = predictor.predict(deep.astype(deep.dtype.newbyteorder(">")))
-    np.testing.assert_array_equal(swapped.alpha, predictor.predict(deep).alpha)
-
-
 @pytest.mark.parametrize("model", ["portraitmatting_swint", 1, torch.nn.Linear(1, 1)])
 def test_what_is_no_model_is_refused(model):
     with pytest.raises(PortraitmattingError, match="expected a model, got"):
@@ -584,47 +398,6 @@ def test_what_is_transparent_stays_so(predictor, photo, dtype, grey):
     assert (matte.trimap[own == 0] == 0).all() and (matte.trimap[own < 0.99] < 255).all()
     whole = predictor.predict(matte.image)  # no transparency: nothing bounds it
     np.testing.assert_allclose(matte.alpha, np.minimum(whole.alpha, own), atol=0.5 / 255)
-
-
-def test_results_are_saved_with_profile_and_metadata(matte, tmp_path):
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    matte = replace(matte, icc_profile=profile, metadata=Metadata(dpi=(300, 300)))
-    for name, kind, mode in [
-        ("a.png", "rgba", "RGBA"),
-        ("a.jpg", "composite", "RGB"),
-        ("a.webp", "foreground", "RGB"),
-        ("a.tif", "alpha", "L"),
-    ]:
-        matte.save(tmp_path / name, kind, background="teal", method="fast")
-        with Image.open(tmp_path / name) as saved:
-            assert saved.mode == mode
-            assert (saved.info.get("icc_profile") is not None) == (kind != "alpha")
-            assert name == "a.webp" or round(saved.info["dpi"][0]) == 300
-        shown = matte.to_pil(kind, "teal", "fast")
-        assert (shown.mode, shown.size) == (mode, (120, 90))
-        np.testing.assert_array_equal(shown, matte.result(kind, "teal", "fast"))
-    for path in ("a.jpg", "a.gif", "nowhere/a.png"):
-        with pytest.raises(PortraitmattingError, match=r"a\."):
-            matte.save(tmp_path / path)
-
-
-def test_a_crop_holds_all_of_the_person_and_a_margin(matte):
-    inside = np.argwhere(matte.alpha > 0)
-    top, bottom = inside[:, 0].min(), inside[:, 0].max() + 1
-    tight = matte.crop()
-    assert tight.alpha.shape == tight.image.shape[:2] == tight.trimap.shape
-    assert abs(tight.alpha.shape[0] - (bottom - top)) <= 2
-    assert tight.alpha.sum() == pytest.approx(matte.alpha.sum(), rel=1e-3)
-    wide = matte.crop(0.1)
-    side = max(tight.alpha.shape)
-    assert wide.alpha.shape[1] == tight.alpha.shape[1] + 2 * round(0.1 * side)
-    assert matte.crop(9).alpha.shape == matte.alpha.shape
-    empty = Matte(matte.image, np.zeros_like(matte.alpha), matte.trimap)
-    assert empty.is_empty and not matte.is_empty
-    assert empty.crop(0.1).alpha.shape == empty.alpha.shape
-    for margin in (-0.1, float("nan"), float("inf")):
-        with pytest.raises(PortraitmattingError, match="margin"):
-            matte.crop(margin)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -660,3 +433,29 @@ def test_too_little_memory_is_one_line(predictor, photo, monkeypatch):
             patch.setattr(f"portraitmatting.predictor.{step}", fail)
             with pytest.raises(PortraitmattingError, match="120x90 pixels: scale"):
                 predictor.predict(photo)
+
+
+def test_the_three_steps_together_give_what_predict_gives(tiny_predictor, photo):
+    expected = tiny_predictor.predict(photo)
+    prepared = tiny_predictor.prepare(photo)
+    assert prepared.tensor.shape == (3, *tiny_predictor.network_size(photo))
+    (estimate,) = tiny_predictor.estimate([prepared])
+    matte = tiny_predictor.finish(estimate)
+    assert matte.image is photo
+    np.testing.assert_array_equal(matte.alpha, expected.alpha)
+    np.testing.assert_array_equal(matte.trimap, expected.trimap)
+
+
+def test_copies_are_complete_at_once_on_other_devices_than_cuda(tiny_predictor, photo, monkeypatch):
+    """An unfinished copy that nothing waits for would be read as a matte."""
+    plain_to, asked = torch.Tensor.to, []
+
+    def to(tensor, *args, **options):
+        asked.append(options.get("non_blocking", False))
+        return plain_to(tensor, *args, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    (estimate,) = tiny_predictor.estimate([tiny_predictor.prepare(photo)])
+    assert asked
+    assert not any(asked)
+    assert estimate.arrived is None

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portraitmatting import PortraitmattingError
-from portraitmatting.images.source import as_rgb
 from portraitmatting.transforms import (
     network_size,
     resize,
@@ -61,43 +60,6 @@ def test_strips_shrink_and_keep_their_aspect_nearly(aspect):
 def test_a_short_side_between_multiples_is_refused_with_a_near_one(short_side, near):
     with pytest.raises(PortraitmattingError, match=f"short side {short_side}.* {near}$"):
         network_size(10, 10, short_side)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64, np.float16])
-def test_grey_becomes_rgb_and_keeps_its_values(dtype):
-    grey = np.array([[0, 1], [1, 0], [0, 0]], dtype)
-    for image in (grey, grey[:, :, None], np.dstack([grey] * 3)):
-        rgb = as_rgb(image)
-        assert rgb.dtype == (np.float32 if np.dtype(dtype).kind == "f" else dtype)
-        np.testing.assert_array_equal(rgb, np.dstack([grey] * 3))
-
-
-REFUSED = {
-    "rgba": (np.zeros((5, 6, 4), np.uint8), "5x6x4: drop its alpha channel"),
-    "chw": (np.zeros((3, 5, 6), np.uint8), "3x5x6: put the colours last"),
-    "batch": (np.zeros((1, 5, 6, 3), np.uint8), "1x5x6x3"),
-    "two channels": (np.zeros((5, 6, 2), np.uint8), "5x6x2"),
-    "vector": (np.zeros(5, np.uint8), "got 5$"),
-    "scalar": (np.float32(0.5), "expected an RGB"),
-    "no rows": (np.zeros((0, 6, 3), np.uint8), "0x6x3"),
-    "no columns": (np.zeros((5, 0), np.uint8), "5x0"),
-    "no channels": (np.zeros((5, 6, 0), np.uint8), "5x6x0"),
-    "nan": (np.full((5, 6, 3), np.nan, np.float32), "0..1"),
-    "one nan": (np.pad(np.full((1, 1), np.nan), 3), "0..1"),
-    "0..255 as float": (np.full((5, 6, 3), 200.0, np.float32), "divide by"),
-    "negative": (np.full((5, 6, 3), -0.5, np.float32), "0..1"),
-    "int64": (np.zeros((5, 6, 3), np.int64), "int64.*use uint8, uint16 or float"),
-    "bool": (np.zeros((5, 6), bool), "bool"),
-    "complex": (np.zeros((5, 6), complex), "complex"),
-    "object": (np.full((5, 6), None), "object"),
-}
-
-
-@pytest.mark.parametrize(("image", "message"), REFUSED.values(), ids=REFUSED)
-def test_other_arrays_are_refused_in_one_line(image, message):
-    with pytest.raises(PortraitmattingError, match=message) as caught:
-        as_rgb(image)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("dtype", "peak"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1)])

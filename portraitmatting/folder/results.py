@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from portraitmatting.choices import METHODS, Method, check_number, check_word
+from portraitmatting.choices import METHODS, Method, check_number
 from portraitmatting.compositing import Background, parse_background
 from portraitmatting.errors import PortraitmattingError, one_line
 
@@ -35,7 +35,10 @@ class ResultOptions:
     """Leave out EXIF, XMP and resolution, which results keep by default."""
 
     def __post_init__(self) -> None:
-        check_word("foreground method", self.foreground, METHODS)
+        if self.foreground not in METHODS:
+            raise PortraitmattingError(
+                f"unknown foreground method {self.foreground!r}: use one of {', '.join(METHODS)}"
+            )
         if self.crop is not None:
             check_number("crop margin", self.crop, 0, 10)
         _ = self._backdrop
