@@ -14,7 +14,7 @@ from portraitmatting.device import check_compiler
 from portraitmatting.modeling.swin import SwinBlock
 
 
-def test_compile_runs_what_torch_compile_gives(tiny_model, photo, monkeypatch):
+def test_the_predictor_runs_what_torch_compile_returns(tiny_model, photo, monkeypatch):
     expected = Predictor(tiny_model, 64).predict(photo).alpha
     compiled = []
 
@@ -29,7 +29,7 @@ def test_compile_runs_what_torch_compile_gives(tiny_model, photo, monkeypatch):
     np.testing.assert_array_equal(predictor.predict(photo).alpha, expected)
 
 
-def test_compile_without_a_compiler_is_refused_at_once(tiny_model, monkeypatch):
+def test_compile_without_a_cpp_compiler_is_refused_at_once(tiny_model, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setenv("CXX", "absent-g++")
     with pytest.raises(PortraitmattingError, match="there is no absent-g"):
@@ -38,7 +38,7 @@ def test_compile_without_a_compiler_is_refused_at_once(tiny_model, monkeypatch):
 
 
 def test_a_compiled_block_equals_the_eager_one():
-    """Through the real compiler; one block of Swin for the time's sake."""
+    """With the real compiler; only one block, because compiling takes long."""
     try:
         check_compiler()
     except PortraitmattingError as error:

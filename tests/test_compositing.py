@@ -1,3 +1,5 @@
+"""Composites, cut-outs and backgrounds."""
+
 import subprocess
 import sys
 
@@ -56,7 +58,7 @@ def test_a_composite_mixes_by_alpha_and_rounds_last(dtype, other):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_alpha_0_and_1_give_the_very_pixels(dtype):
+def test_alpha_0_and_1_give_the_exact_pixels(dtype):
     foreground, background = noise(dtype=dtype), noise(dtype=dtype)[::-1]
     for level, expected in ((0, background), (1, foreground)):
         result = composite(foreground, np.full((24, 32), level, np.float32), background)
@@ -71,7 +73,7 @@ def test_a_mixture_lies_between_its_parts(first, second, level):
     assert min(first, second) <= value <= max(first, second)
 
 
-def test_anything_that_makes_a_background_is_taken():
+def test_texts_images_and_callables_are_taken_as_backgrounds():
     image, alpha, foreground = noise(), ramp(), noise()[::-1]
     card = noise(50, 20)
     for given_, background in [
@@ -85,7 +87,7 @@ def test_anything_that_makes_a_background_is_taken():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_rgba_is_straight(dtype):
+def test_a_cut_out_has_straight_alpha(dtype):
     foreground = noise(dtype=dtype)
     result = rgba(foreground, ramp())
     assert result.dtype == dtype
@@ -108,7 +110,7 @@ def test_rgba_is_straight(dtype):
         (noise(), ramp(), noise().astype(np.float32), "background.*255"),
     ],
 )
-def test_what_does_not_fit_is_one_line(foreground, alpha, background, says):
+def test_wrong_arguments_are_an_error_of_one_line(foreground, alpha, background, says):
     with pytest.raises(PortraitmattingError, match=says) as caught:
         composite(foreground, alpha, background)
     assert str(caught.value).isprintable()
@@ -120,7 +122,7 @@ def test_what_does_not_fit_is_one_line(foreground, alpha, background, says):
 @pytest.mark.parametrize("name", BACKGROUNDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (40, 1), (24, 32), (101, 67)])
-def test_a_background_has_the_images_size_and_depth(name, dtype, size):
+def test_a_background_has_the_images_size_and_dtype(name, dtype, size):
     image = noise(*size, dtype=dtype)
     for alpha in (ramp(*size), np.zeros(size), np.ones(size)):
         background = BACKGROUNDS[name](image, alpha)
@@ -130,7 +132,7 @@ def test_a_background_has_the_images_size_and_depth(name, dtype, size):
 
 
 @pytest.mark.parametrize("text", ["#ff8000", "#f80", "rgb(255, 128, 0)"])
-def test_a_colour_is_that_colour(text):
+def test_a_colour_fills_the_background(text):
     expected = [255, 136 if text == "#f80" else 128, 0]
     assert (color(text)(noise(), ramp()) == expected).all()
     deep = color(text)(noise(dtype=np.uint16), ramp())
@@ -138,7 +140,7 @@ def test_a_colour_is_that_colour(text):
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 40), (20, 80), (160, 60), (37, 53)])
-def test_an_image_covers_without_squashing(height, width):
+def test_a_background_image_covers_the_frame_and_keeps_its_aspect(height, width):
     y, x = np.mgrid[:80, :120]
     disc = (np.hypot(y - 39.5, x - 59.5) < 15)[..., None]
     card = np.where(disc, [1.0, 0, 0], [0, 0, 1.0])
@@ -153,13 +155,14 @@ def test_an_image_covers_without_squashing(height, width):
     assert np.abs(centre - [(height - 1) / 2, (width - 1) / 2]).max() < 1
 
 
-def test_an_image_of_the_very_size_is_kept():
+def test_a_background_image_of_the_same_size_is_not_changed():
     card = noise()
     assert np.array_equal(image_background(card)(noise()[::-1], ramp()), card)
 
 
 def disc_scene(height=180, width=240):
-    """A red person with a soft edge before a grey-blue gradient: image, alpha, scene without."""
+    """A red disc with a soft edge in front of a grey-blue gradient: the image, its alpha, and the
+    gradient without the disc."""
     y, x = np.mgrid[:height, :width]
     far = np.hypot(y - height * 0.6, x - width / 2) / height
     alpha = np.clip((0.3 - far) / 0.05, 0, 1).astype(np.float32)
@@ -169,7 +172,7 @@ def disc_scene(height=180, width=240):
 
 
 @pytest.mark.parametrize("strength", [0.01, 0.03, 0.1])
-def test_a_blur_holds_no_halo_of_the_person(strength):
+def test_a_blur_has_no_halo_of_the_person(strength):
     image, alpha, wall = disc_scene()
     background = Blur(strength)(image, alpha)
     around = alpha < 0.5
@@ -177,7 +180,7 @@ def test_a_blur_holds_no_halo_of_the_person(strength):
     halo = np.abs(background - wall)[around].mean()
     assert halo < np.abs(plain - wall)[around].mean() / 2
     assert halo < 0.02
-    assert background[..., 0].max() < 0.6  # not even behind her is it red
+    assert background[..., 0].max() < 0.6  # the red is gone even behind the person
 
 
 def test_a_blur_blurs_and_scales_with_the_image():
@@ -192,7 +195,7 @@ def test_a_blur_blurs_and_scales_with_the_image():
 
 
 @pytest.mark.parametrize("level", [0.0, 0.3, 0.9])
-def test_a_blurred_even_wall_stays_even(level):
+def test_a_blur_keeps_an_even_colour(level):
     image = np.full((50, 70, 3), 120, np.uint8)
     assert (Blur()(image, np.full((50, 70), level, np.float32)) == 120).all()
 
@@ -218,7 +221,7 @@ def test_a_checkerboard_alternates():
         lambda: Blur()(noise(), ramp(3, 3)),
     ],
 )
-def test_impossible_backgrounds_are_refused(mistake):
+def test_wrong_backgrounds_are_refused(mistake):
     with pytest.raises(PortraitmattingError) as caught:
         mistake()
     assert str(caught.value).isprintable()
@@ -237,34 +240,35 @@ def test_texts_become_backgrounds(tmp_path):
         "blur": Blur(),
         "blur:0.1": Blur(0.1),
         "checkerboard": checkerboard(),
-        "chequer": checkerboard(),  # as it was called before
+        "chequer": checkerboard(),  # the word of older versions
         str(tmp_path / "my wall.png"): image_background(card),
     }.items():
         assert np.array_equal(parse_background(text)(image, alpha), expected(image, alpha))
 
 
 @pytest.mark.parametrize("text", ["reddish", "#12", "blur:", "blur:9", "blur:much", "a\nb.png", ""])
-def test_other_texts_list_what_is_allowed(text):
+def test_the_error_for_other_texts_lists_what_is_allowed(text):
     with pytest.raises(PortraitmattingError, match="blur") as caught:
         parse_background(text)
     assert str(caught.value).isprintable()
 
 
-def test_a_broken_image_says_what_is_wrong_with_it(tmp_path):
+def test_the_error_for_a_damaged_image_says_what_is_wrong_with_it(tmp_path):
     (tmp_path / "wall.png").write_bytes(b"")
     with pytest.raises(PortraitmattingError, match=r"wall\.png.*empty"):
         parse_background(str(tmp_path / "wall.png"))
 
 
-def test_the_packages_name_is_the_function_whatever_was_imported_before():
-    """A module called like the function would take its place once something imports it."""
+def test_portraitmatting_composite_is_always_the_function():
+    """A module of that name would replace the function when it is imported."""
     code = "from portraitmatting import Predictor, composite; assert callable(composite), composite"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_a_background_keeps_its_look_before_an_image_with_a_profile(tmp_path, dtype):
-    """Colours, images and checkerboards are sRGB; a blur has the image's colours already."""
+def test_backgrounds_are_converted_to_the_images_profile(tmp_path, dtype):
+    """Colours, images and checkerboards are sRGB. A blur has the image's profile already, and the
+    result of a callable is taken as it is."""
     adobe = adobe_rgb()
     photo, nobody = to_dtype(noise(), dtype), np.zeros((24, 32), np.float32)
     green = np.full((24, 32, 3), (0, 177, 64), np.uint8)

@@ -1,3 +1,5 @@
+"""Foreground colours by every method, and loading pymatting."""
+
 import importlib.util
 import os
 import subprocess
@@ -23,7 +25,8 @@ DTYPES = [np.uint8, np.uint16, np.float32, np.float64]
 
 
 def scene(height=96, width=128):
-    """A person in warm tones with a wide soft edge before a green wall: image, alpha, colours."""
+    """An image in 0..1, its alpha and its true foreground colours: a disc in warm colours, with a
+    wide soft edge, in front of a green wall."""
     y, x = np.mgrid[:height, :width]
     far = np.hypot(x - width / 2, y - height / 2) / min(height, width)
     alpha = np.clip((0.45 - far) / 0.05, 0, 1).astype(np.float32)
@@ -38,7 +41,7 @@ def edge_error(estimate, alpha, colours):
 
 
 @pytest.mark.parametrize(("method", "better"), [("ml", 8), ("cf", 8), ("fast", 4)])
-def test_colours_at_the_edge_come_near_the_true_ones(method, better):
+def test_colours_at_the_edge_are_close_to_the_true_ones(method, better):
     image, alpha, colours = scene()
     untouched = edge_error(image, alpha, colours)
     estimate = estimate_foreground(image, alpha, method)
@@ -47,7 +50,7 @@ def test_colours_at_the_edge_come_near_the_true_ones(method, better):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_depth_and_opaque_pixels_are_kept(method, dtype):
+def test_the_dtype_and_opaque_pixels_are_kept(method, dtype):
     image, alpha, _ = scene(40, 50)
     image = to_dtype(image, dtype)
     estimate = estimate_foreground(image, alpha.astype(np.float64), method)
@@ -60,14 +63,14 @@ def test_depth_and_opaque_pixels_are_kept(method, dtype):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (1, 60), (47, 1), (3, 200)])
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
-def test_any_size_comes_back(method, size, level):
+def test_images_of_every_size_work(method, size, level):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
     estimate = estimate_foreground(image, np.full(size, level), method)
     assert estimate.shape == image.shape
     assert estimate.dtype == np.uint8
 
 
-def test_none_gives_the_image():
+def test_method_none_returns_the_image():
     image, alpha, _ = scene(9, 9)
     assert np.array_equal(estimate_foreground(image, alpha, "none"), image)
 
@@ -87,14 +90,14 @@ def test_none_gives_the_image():
         (np.zeros((4, 4, 3)), np.zeros((4, 4)), "best", "'best': use ml, cf, fast, none"),
     ],
 )
-def test_what_does_not_fit_is_one_line(image, alpha, method, says):
+def test_wrong_arguments_are_an_error_of_one_line(image, alpha, method, says):
     with pytest.raises(PortraitmattingError, match=says) as caught:
         estimate_foreground(image, alpha, method)
     assert str(caught.value).isprintable()
 
 
 def textured(height, width):
-    """`scene` with grain and strands, as 8-bit image and alpha."""
+    """`scene` with noise, and with thin strands at its edge: an 8-bit image and its alpha."""
     _, alpha, colours = scene(height, width)
     y, x = np.mgrid[:height, :width]
     random = np.random.default_rng(0)
@@ -116,8 +119,8 @@ def test_colours_are_estimated_only_where_they_are_needed(method):
 
 
 @pytest.mark.parametrize("method", ["ml", "fast"])
-def test_a_large_image_is_near_to_its_whole_estimate(method, monkeypatch):
-    """What is seen of the difference: colours weighted with alpha, in grey levels."""
+def test_colours_of_a_large_image_are_close_to_those_without_shrinking(method, monkeypatch):
+    """Colours are compared in grey levels and weighted with alpha, as they are seen."""
     image, alpha = textured(1300, 1900)
     large = estimate_foreground(image, alpha, method)
     monkeypatch.setitem(foreground._TILE, "cpu", 999)
@@ -135,7 +138,7 @@ def test_a_large_image_is_near_to_its_whole_estimate(method, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(90, 120), (300, 41), (1, 50)])
-def test_multi_level_in_pytorch_is_near_pymattings(size):
+def test_multi_level_in_pytorch_is_close_to_pymattings(size):
     image, alpha = textured(*size)
     front, back = load_solver("ml")(image / np.float32(255), alpha)
     planes = torch.from_numpy(image).permute(2, 0, 1) / 255
@@ -147,7 +150,7 @@ def test_multi_level_in_pytorch_is_near_pymattings(size):
 
 
 @pytest.mark.parametrize("method", ["ml", "fast"])
-def test_too_little_memory_is_one_line(method, monkeypatch):
+def test_too_little_memory_is_an_error_of_one_line(method, monkeypatch):
     def fail(*_):
         raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes")
 
@@ -183,9 +186,9 @@ def slow_blur_fusion(image, alpha, windows):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 3), (40, 30), (150, 20)])
-@pytest.mark.parametrize("box", ["cpu", "elsewhere"])
+@pytest.mark.parametrize("box", ["cpu", "other devices"])
 def test_blur_fusion_equals_the_slow_reference(monkeypatch, size, box):
-    if box == "elsewhere":  # what other devices run, tried here on the CPU
+    if box == "other devices":  # their code, run on the CPU
         monkeypatch.setattr(torch_solvers, "_box", torch_solvers._box_by_pooling)
     random = np.random.default_rng(1)
     image, alpha = random.random((*size, 3)), (random.random(size) * 2 - 0.5).clip(0, 1)
@@ -197,14 +200,14 @@ def test_blur_fusion_equals_the_slow_reference(monkeypatch, size, box):
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 8).map(lambda n: 2 * n + 1))
-def test_both_box_means_agree(height, width, window):
+def test_box_means_of_the_cpu_and_of_other_devices_agree(height, width, window):
     planes = torch.from_numpy(np.random.default_rng(0).random((2, 3, height, width), np.float32))
     assert torch.allclose(
         torch_solvers._box(planes, window), torch_solvers._box_by_pooling(planes, window), atol=1e-6
     )
 
 
-def test_far_from_everything_the_colours_are_the_images():
+def test_blur_fusion_keeps_the_colours_where_alpha_is_constant():
     image = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(0))
     for level in (0.0, 1.0):
         estimate = blur_fusion(image, torch.full((20, 20), level), (7, 3))
@@ -261,7 +264,7 @@ def test_a_long_first_import_is_explained(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_missing_pymatting_names_the_way_out(monkeypatch):
+def test_the_error_without_pymatting_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(pymatting_solvers, "_solvers", {})
     monkeypatch.setattr(pymatting_solvers.importlib.util, "find_spec", lambda _: None)
     image, alpha, _ = scene(9, 9)
@@ -270,7 +273,7 @@ def test_a_missing_pymatting_names_the_way_out(monkeypatch):
 
 
 def test_threads_may_estimate_at_once():
-    """Under numba's workqueue an unguarded call from two threads aborts the process."""
+    """With numba's workqueue layer, two threads in numba at once would abort the process."""
     in_a_new_process(
         "import threading, numpy as np, torch\n"
         "from portraitmatting.foreground import estimate_foreground\n"
@@ -307,7 +310,7 @@ def test_threads_load_pymatting_once(monkeypatch):
 @pytest.mark.parametrize(
     ("variable", "value"), [("NUMBA_DISABLE_JIT", "1"), ("NUMBA_THREADING_LAYER", "tbb")]
 )
-def test_what_keeps_numba_from_starting_is_one_line(variable, value):
+def test_a_setting_that_stops_numba_is_named_in_an_error_of_one_line(variable, value):
     if value == "tbb" and importlib.util.find_spec("tbb"):
         pytest.skip("TBB is here")
     done = in_a_new_process(
@@ -346,5 +349,5 @@ def test_numba_without_a_folder_gets_a_private_one(monkeypatch, tmp_path):
     assert folders == ["", str(made)]
     if os.name == "posix":
         assert made.stat().st_mode & 0o077 == 0
-        made.chmod(0o777)  # somebody else could have put something there
+        made.chmod(0o777)  # now others could write code into it
         assert pymatting_solvers._private_folder() != str(made)

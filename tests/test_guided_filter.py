@@ -1,4 +1,4 @@
-"""The way back to the image's size: what the formula says, without seams, and worth it."""
+"""The guided filter: equal to a slow reference, without seams between tiles, with the hair back."""
 
 import tracemalloc
 
@@ -20,7 +20,7 @@ from portraitmatting.trimap import draw_trimap, unknown_region
 
 
 def draw_hair(height=600, width=480, background=(90, 130, 120), seed=3):
-    """Image uint8 and true alpha: a disc with hairs a pixel wide, before a slow gradient."""
+    """An image uint8 and its exact alpha: a disc with hairs of one pixel in front of a gradient."""
     rng = np.random.default_rng(seed)
     alpha = np.zeros((height, width), np.float32)
     cv2.circle(alpha, (width // 2, height // 2), height // 5, 1.0, -1, cv2.LINE_AA)
@@ -39,8 +39,8 @@ def shrunk(alpha, size):
     return np.ascontiguousarray(resize(alpha, size).clip(0, 1))
 
 
-def plainly(image, coarse):
-    """The slopes window by window, as in the papers, for float32 images."""
+def slow_guided_upsample(image, coarse):
+    """The formulas of the papers window by window, for float32 images."""
     height, width = coarse.shape
     small = np.pad(resize(image, coarse.shape), ((RADIUS,) * 2, (RADIUS,) * 2, (0, 0)), "edge")
     matte = np.pad(coarse, RADIUS, "edge")
@@ -52,8 +52,8 @@ def plainly(image, coarse):
             values = matte[y : y + side, x : x + side].ravel().astype(float)
             mean = colours.mean(axis=0)
             covariance = colours.T @ colours / len(values) - np.outer(mean, mean)
-            together = colours.T @ values / len(values) - mean * values.mean()
-            slopes[y, x] = np.linalg.solve(covariance + EPSILON * np.eye(3), together)
+            with_matte = colours.T @ values / len(values) - mean * values.mean()
+            slopes[y, x] = np.linalg.solve(covariance + EPSILON * np.eye(3), with_matte)
     framed = np.pad(slopes, ((RADIUS,) * 2, (RADIUS,) * 2, (0, 0)), "edge")
     lines = np.empty((height, width, 4))
     for y in range(height):
@@ -66,17 +66,19 @@ def plainly(image, coarse):
 
 @pytest.fixture(scope="module")
 def scene():
-    """A small image, its truth, and a matte at a working size of another aspect."""
-    image, truth = draw_hair(150, 110)
-    return (image / 255).astype(np.float32), truth, shrunk(truth, (32, 32))
+    """A small image, its ground truth, and that at a working size of another aspect."""
+    image, ground_truth = draw_hair(150, 110)
+    return (image / 255).astype(np.float32), ground_truth, shrunk(ground_truth, (32, 32))
 
 
-def test_it_is_what_the_formula_says(scene):
+def test_the_result_equals_the_slow_reference(scene):
     image, _, coarse = scene
-    np.testing.assert_allclose(guided_upsample(image, coarse), plainly(image, coarse), atol=1e-3)
+    np.testing.assert_allclose(
+        guided_upsample(image, coarse), slow_guided_upsample(image, coarse), atol=1e-3
+    )
 
 
-def test_tensors_get_the_same(scene):
+def test_tensors_give_the_same_as_arrays(scene):
     image, _, coarse = scene
     tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
     outputs = guided_upsample_tensor(tensor, torch.from_numpy(coarse)[None, None])
@@ -92,7 +94,7 @@ def test_tiles_leave_no_seams(scene, tile):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_all_depths_get_nearly_the_same(scene, dtype):
+def test_all_dtypes_give_nearly_the_same(scene, dtype):
     image, _, coarse = scene
     top = np.iinfo(dtype).max
     outputs = guided_upsample(np.rint(image * top).astype(dtype), coarse)
@@ -100,8 +102,8 @@ def test_all_depths_get_nearly_the_same(scene, dtype):
     assert np.abs(outputs - guided_upsample(image, coarse)).mean() < 2e-3
 
 
-def test_where_the_matte_is_certain_so_is_the_result(rng):
-    """Three working pixels away from all that is soft, whatever the image shows there."""
+def test_the_result_is_exactly_0_or_1_where_the_matte_is(rng):
+    """Three working pixels away from all soft ones, in any image."""
     coarse = np.zeros((64, 64), np.float32)
     cv2.circle(coarse, (32, 32), 20, 1.0, -1, cv2.LINE_AA)
     image = rng.integers(0, 256, (500, 700, 3), np.uint8)
@@ -126,35 +128,35 @@ def test_an_empty_or_full_matte_stays_as_it_is(rng, value):
     assert (guided_upsample_tensor(tensor, torch.from_numpy(coarse)[None, None]) == value).all()
 
 
-def test_a_grey_or_flat_image_is_no_trouble(scene):
-    """Their colours have no inverse covariance."""
-    _, truth, coarse = scene
+def test_grey_and_flat_images_work(scene):
+    """The covariance of their colours has no inverse."""
+    _, ground_truth, coarse = scene
     flat = np.full((150, 110, 3), 77, np.uint8)
     smooth = cv2.resize(coarse, (110, 150), interpolation=cv2.INTER_LINEAR)
     np.testing.assert_allclose(guided_upsample(flat, coarse), smooth, atol=1e-3)
-    grey = np.repeat(np.uint8(200 - 150 * truth)[..., None], 3, axis=2)
-    assert np.abs(guided_upsample(grey, coarse) - truth).mean() < 0.01
+    grey = np.repeat(np.uint8(200 - 150 * ground_truth)[..., None], 3, axis=2)
+    assert np.abs(guided_upsample(grey, coarse) - ground_truth).mean() < 0.01
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (8, 8), (32, 64), (3, 300)])
-def test_small_images_get_averages(rng, shape):
+def test_images_smaller_than_the_matte_get_the_resized_matte(rng, shape):
     coarse = rng.random((32, 64), np.float32)
     image = rng.integers(0, 256, (*shape, 3), np.uint8)
     np.testing.assert_array_equal(guided_upsample(image, coarse), to_source_size(coarse, shape))
 
 
 @pytest.mark.parametrize(("factor", "less_mad", "less_grad"), [(2, 3, 10), (6, 8, 30)])
-def test_hair_comes_back(factor, less_mad, less_grad):
-    image, truth = draw_hair()
-    coarse = shrunk(truth, (600 // factor, 480 // factor))
-    plain, refined = to_source_size(coarse, truth.shape), guided_upsample(image, coarse)
-    band = unknown_region(draw_trimap(truth, 6))
-    assert mad(refined, truth, band) * less_mad < mad(plain, truth, band)
-    assert grad(refined, truth, band) * less_grad < grad(plain, truth, band)
+def test_hair_that_is_lost_at_working_size_comes_back(factor, less_mad, less_grad):
+    image, ground_truth = draw_hair()
+    coarse = shrunk(ground_truth, (600 // factor, 480 // factor))
+    plain, refined = to_source_size(coarse, ground_truth.shape), guided_upsample(image, coarse)
+    band = unknown_region(draw_trimap(ground_truth, 6))
+    assert mad(refined, ground_truth, band) * less_mad < mad(plain, ground_truth, band)
+    assert grad(refined, ground_truth, band) * less_grad < grad(plain, ground_truth, band)
 
 
 def test_memory_does_not_grow_with_the_image():
-    """Beside image and result: the same for an image six times as large."""
+    """Apart from image and result: the same for an image six times as large."""
     beside = []
     for height in (1200, 7200):
         image = np.zeros((height, 1000, 3), np.uint8)

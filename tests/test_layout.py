@@ -1,4 +1,4 @@
-"""The order of the modules: none imports one that imports it, by whatever way."""
+"""The modules: no import circles, the names that packages offer, and the pages that name them."""
 
 import ast
 import graphlib
@@ -16,7 +16,7 @@ MODULES = {
 
 
 def imported(path) -> set[str]:
-    """Modules of the package that a file imports anywhere: in functions and for types, too."""
+    """Modules of the package that a file imports anywhere, also in functions and only for types."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -28,7 +28,7 @@ def imported(path) -> set[str]:
     return names & MODULES.keys()
 
 
-def test_there_is_no_circle():
+def test_there_is_no_import_circle():
     graph = {name: imported(path) - {name} for name, path in MODULES.items()}
     order = list(graphlib.TopologicalSorter(graph).static_order())  # or CycleError, which names it
     assert len(order) == len(MODULES)

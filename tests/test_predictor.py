@@ -1,4 +1,4 @@
-"""Images of any size and kind to mattes at their size."""
+"""The predictor: images of any size and dtype to mattes of their size."""
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +25,7 @@ from portraitmatting.transforms import network_size, to_tensor
 
 @pytest.fixture(scope="module")
 def lively_model() -> PortraitMatting:
-    """A tiny one, scaled so that its mattes hold 0, 1 and all between, and follow the image."""
+    """A tiny network whose mattes depend on the image and contain 0, 1 and values between them."""
     torch.manual_seed(0)
     tiny_model = PortraitMatting(ModelConfig.tiny()).eval()
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_a_matte_has_its_images_size(predictor, rng, height, width):
     check(predictor.predict(rng.integers(0, 256, (height, width, 3), np.uint8)), height, width)
 
 
-def test_a_matte_is_what_the_network_says(predictor, photo):
+def test_a_matte_is_the_networks_output_after_the_guided_filter(predictor, photo):
     """The whole path, step by step."""
     size = network_size(90, 120, 64)
     with torch.inference_mode():
@@ -79,7 +79,7 @@ def test_a_matte_is_what_the_network_says(predictor, photo):
     expected = guided_upsample(photo, fuse(*outputs)[0, 0].numpy())
     matte = predictor.predict(photo)
     np.testing.assert_allclose(matte.alpha, expected, atol=1e-6)
-    assert 0.1 < matte.alpha.std() < 0.5  # this test's network is not blind
+    assert 0.1 < matte.alpha.std() < 0.5  # the network's output depends on the image
     assert set(np.unique(matte.trimap)) == {0, 128, 255}
     classes = outputs.trimap_logits.argmax(dim=1)[0].numpy()
     for row, column in [(0, 0), (45, 60), (89, 119), (10, 100)]:
@@ -87,7 +87,7 @@ def test_a_matte_is_what_the_network_says(predictor, photo):
         assert matte.trimap[row, column] == [0, 128, 255][there]
 
 
-def test_all_depths_of_an_image_give_one_matte(predictor, photo):
+def test_all_dtypes_of_an_image_give_nearly_the_same_matte(predictor, photo):
     expected = predictor.predict(photo).alpha
     for image in (
         photo.astype(np.uint16) * 257,
@@ -96,7 +96,7 @@ def test_all_depths_of_an_image_give_one_matte(predictor, photo):
     ):
         matte = predictor.predict(image)
         assert matte.image.dtype == (np.float32 if image.dtype.kind == "f" else image.dtype)
-        # Pixels at the border of two trimap regions may fall to either side.
+        # At the border of two trimap regions rounding may decide for one or the other.
         assert np.abs(matte.alpha - expected).mean() < 5e-3
 
 
@@ -107,7 +107,7 @@ def test_grey_images_are_rgb_with_equal_channels(predictor, photo):
     np.testing.assert_array_equal(predictor.predict(grey[:, :, None]).alpha, expected)
 
 
-def test_views_and_read_only_images_are_fine(predictor, photo):
+def test_views_and_read_only_images_are_accepted(predictor, photo):
     view = photo[::-1, ::2]
     view.setflags(write=False)
     outputs = predictor.predict(view)
@@ -115,7 +115,7 @@ def test_views_and_read_only_images_are_fine(predictor, photo):
     np.testing.assert_array_equal(outputs.image, view)
 
 
-def test_images_are_left_as_they_were(predictor, photo):
+def test_images_are_not_changed(predictor, photo):
     for image in (photo[:64, :96], (photo[:64, :96] / 255).astype(np.float32)):
         before = image.copy()
         predictor.predict(image)
@@ -123,12 +123,12 @@ def test_images_are_left_as_they_were(predictor, photo):
 
 
 @pytest.mark.parametrize("shape", [(5, 6, 5), (3, 5, 6), (0, 6, 3)])
-def test_what_is_no_image_is_refused(predictor, shape):
+def test_arrays_of_other_shapes_are_refused(predictor, shape):
     with pytest.raises(PortraitmattingError, match="got " + "x".join(map(str, shape))):
         predictor.predict(np.zeros(shape, np.uint8))
 
 
-def test_a_batch_of_mixed_sizes_is_each_by_itself_in_order(predictor, rng):
+def test_a_batch_of_mixed_sizes_gives_the_mattes_of_single_images_in_order(predictor, rng):
     shapes = [(90, 120), (120, 90), (60, 80), (8, 8), (90, 120), (200, 10)]
     images = [rng.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
     mattes = predictor.predict_batch(images)
@@ -139,7 +139,8 @@ def test_a_batch_of_mixed_sizes_is_each_by_itself_in_order(predictor, rng):
 
 
 def count_batches(model: PortraitMatting, monkeypatch, limit: int = 1000) -> list[int]:
-    """The sizes of the batches that the network gets from now on; above `limit`, memory is out."""
+    """The sizes of the batches that the network gets from now on; above `limit` it runs out of
+    memory."""
     batches: list[int] = []
     forward = model.forward
 
@@ -155,7 +156,7 @@ def count_batches(model: PortraitMatting, monkeypatch, limit: int = 1000) -> lis
 
 def test_images_of_one_working_size_run_together(predictor, rng, monkeypatch):
     batches = count_batches(predictor.model, monkeypatch)
-    shapes = [(90, 120), (120, 90), (60, 80), (90, 120)]  # 90x120 and 60x80 are 64x96 alike
+    shapes = [(90, 120), (120, 90), (60, 80), (90, 120)]  # 90x120 and 60x80 both become 64x96
     predictor.predict_batch([np.zeros((*shape, 3), np.uint8) for shape in shapes])
     assert sorted(batches) == [1, 3]
 
@@ -172,7 +173,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(predictor, rng, monkeypatch,
     assert max(batches[2:]) <= limit
     batches.clear()
     predictor.predict_batch(images)
-    assert max(batches) <= limit  # it has learnt
+    assert max(batches) <= limit  # the predictor remembers what fits
 
 
 def test_out_of_memory_in_the_tensor_path_halves_too(predictor, rng, monkeypatch):
@@ -183,17 +184,19 @@ def test_out_of_memory_in_the_tensor_path_halves_too(predictor, rng, monkeypatch
     assert batches == [4, 2, 1, 1, 1, 1]
 
 
-def test_an_image_too_large_for_memory_names_a_short_side_to_try(model, photo, monkeypatch):
+def test_the_error_for_an_image_too_large_for_memory_names_a_short_side_to_try(
+    model, photo, monkeypatch
+):
     predictor = Predictor(model, short_side=640)
     count_batches(model, monkeypatch, limit=0)
     with pytest.raises(PortraitmattingError, match="640x864: try a short side of 480") as caught:
         predictor.predict(photo)
     assert "\n" not in str(caught.value)
-    # Else the error's frames would keep alive what filled the memory.
+    # A context would keep the tensors alive that filled the memory.
     assert caught.value.__context__ is None
 
 
-def test_other_errors_of_the_network_are_not_taken_for_memory(predictor, photo, monkeypatch):
+def test_other_errors_of_the_network_are_raised_as_they_are(predictor, photo, monkeypatch):
     def broken(batch):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
@@ -211,17 +214,17 @@ def test_the_tensor_path_gives_the_same_matte(predictor, rng, shape):
     np.testing.assert_allclose(outputs[0, 0], predictor.predict(image).alpha, atol=1e-4)
 
 
-def test_the_tensor_path_is_near_for_8_bit_images(predictor, photo):
+def test_the_tensor_path_gives_nearly_the_same_matte_for_8_bit_images(predictor, photo):
     outputs = predictor.predict_tensor(as_batch(photo) / 255)[0, 0].numpy()
     assert np.abs(outputs - predictor.predict(photo).alpha).mean() < 5e-3
 
 
-def test_the_tensor_path_takes_halves_and_gives_plain_tensors(predictor, rng):
+def test_the_tensor_path_takes_float16_and_gives_tensors_that_training_can_use(predictor, rng):
     images = torch.from_numpy(rng.random((2, 3, 64, 64), np.float32)).half().requires_grad_()
     mattes = predictor.predict_tensor(images)
     assert mattes.dtype == torch.float32
     assert not mattes.requires_grad
-    mattes.mul_(2)  # the caller may go on with them, also in training
+    mattes.mul_(2)  # inference tensors would allow neither this nor the next line
     (mattes * torch.ones(1, requires_grad=True)).sum().backward()
 
 
@@ -252,7 +255,7 @@ def test_bf16_is_close_to_fp32(model, photo):
 
 @pytest.fixture
 def overflowing(model) -> Predictor:
-    """Runs in fp16, in which its first layer overflows, and the rest gets nothing but NaN."""
+    """A predictor in fp16 whose first layer overflows, so that its outputs are NaN."""
     with torch.no_grad():
         model.encoder.stem[0].weight.mul_(1e6)
         model.encoder.stem[2].weight.div_(1e6)
@@ -262,7 +265,7 @@ def overflowing(model) -> Predictor:
     return predictor
 
 
-def test_what_overflows_is_run_again_in_fp32(overflowing, photo):
+def test_an_image_that_overflows_in_fp16_is_run_again_in_fp32(overflowing, photo):
     expected = Predictor(overflowing.model, 64).predict(photo)
     matte = overflowing.predict(photo)
     np.testing.assert_array_equal(matte.alpha, expected.alpha)
@@ -273,7 +276,7 @@ def test_what_overflows_is_run_again_in_fp32(overflowing, photo):
     )
 
 
-def test_what_is_not_finite_in_fp32_either_is_an_error(overflowing, photo):
+def test_outputs_that_are_not_finite_in_fp32_either_are_an_error(overflowing, photo):
     with torch.no_grad():
         overflowing.model.encoder.stem[0].weight.fill_(float("inf"))
     for attempt in (
@@ -285,7 +288,7 @@ def test_what_is_not_finite_in_fp32_either_is_an_error(overflowing, photo):
             attempt()
 
 
-def test_the_checkpoint_says_size_and_precision(model):
+def test_size_and_precision_come_from_the_checkpoint_by_default(model):
     model.checkpoint = CheckpointInfo("test", "free", working_short_side=96, precision="bf16")
     predictor = Predictor(model)
     assert predictor.short_side == 96
@@ -321,7 +324,7 @@ def test_a_mistake_in_a_call_is_one_line_that_names_it(model, matte, tmp_path):
     assert len(predictor.predict_batch(np.stack([image, image]))) == 2
 
 
-def test_a_preset_is_a_part_of_the_working_size(model):
+def test_a_preset_scales_the_short_side(model):
     model.checkpoint = CheckpointInfo("test", "free", working_short_side=320)
     sides = {name: Predictor(model, preset=name).short_side for name in PRESETS}
     assert sides == {"live": 128, "fast": 192, "balanced": 256, "quality": 320}
@@ -337,7 +340,7 @@ def test_a_preset_is_a_part_of_the_working_size(model):
 
 
 @pytest.mark.parametrize("short_side", [0, 100, -32])
-def test_a_bad_short_side_is_refused_at_once(model, short_side):
+def test_a_wrong_short_side_is_refused_at_once(model, short_side):
     with pytest.raises(PortraitmattingError, match="multiple of 32"):
         Predictor(model, short_side=short_side)
 
@@ -381,14 +384,14 @@ def test_settings_differ_between_predictors(model):
 
 
 @pytest.mark.parametrize("model", ["portraitmatting_swint", 1, torch.nn.Linear(1, 1)])
-def test_what_is_no_model_is_refused(model):
+def test_other_objects_than_models_are_refused(model):
     with pytest.raises(PortraitmattingError, match="expected a model, got"):
         Predictor(model, short_side=64)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("grey", [True, False])
-def test_what_is_transparent_stays_so(predictor, photo, dtype, grey):
+def test_the_matte_of_a_transparent_image_is_transparent_too(predictor, photo, dtype, grey):
     own = np.zeros((90, 120), np.float32)
     own[10:80, 20:100] = np.linspace(0.2, 1, 80)
     colors = to_dtype(photo[..., :1] if grey else photo, dtype)
@@ -396,18 +399,18 @@ def test_what_is_transparent_stays_so(predictor, photo, dtype, grey):
     assert (matte.alpha <= own + 0.5 / 255).all() and matte.alpha.max() > 0.5
     assert (matte.image[own == 0] == to_dtype(np.ones(1, np.float32), dtype)).all()  # over white
     assert (matte.trimap[own == 0] == 0).all() and (matte.trimap[own < 0.99] < 255).all()
-    whole = predictor.predict(matte.image)  # no transparency: nothing bounds it
+    whole = predictor.predict(matte.image)  # the same image without transparency
     np.testing.assert_allclose(matte.alpha, np.minimum(whole.alpha, own), atol=0.5 / 255)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_a_model_in_other_bits_computes_as_precision_says(lively_model, photo, dtype):
+def test_the_precision_and_not_the_models_dtype_decides(lively_model, photo, dtype):
     expected = Predictor(copy.deepcopy(lively_model), 64, "fp32").predict(photo).alpha
     alpha = Predictor(copy.deepcopy(lively_model).to(dtype), 64, "fp32").predict(photo).alpha
     assert np.abs(alpha - expected).mean() < 0.01
 
 
-def test_without_a_model_it_is_the_default_one(model, monkeypatch):
+def test_without_a_model_the_default_checkpoint_is_used(model, monkeypatch):
     model.checkpoint = CheckpointInfo("test", "free", working_short_side=96)
     monkeypatch.setattr("portraitmatting.predictor.load_model", lambda: model)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -424,7 +427,7 @@ def test_one_predictor_serves_several_threads(predictor, rng):
             np.testing.assert_allclose(one.rgba().astype(int), other, atol=1)
 
 
-def test_too_little_memory_is_one_line(predictor, photo, monkeypatch):
+def test_too_little_memory_is_an_error_of_one_line(predictor, photo, monkeypatch):
     def fail(*_):
         raise MemoryError
 

@@ -1,4 +1,4 @@
-"""Sizes and samples on the way into the network and back."""
+"""Working sizes, tensors for the network, and resizing."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ short_sides = st.integers(1, 48).map(lambda n: 32 * n)
         ((100, 400), 640, (640, 2560)),  # 4:1 is the longest that keeps its short side
     ],
 )
-def test_the_short_side_is_met_and_the_long_side_rounded_up(image, short_side, expected):
+def test_the_short_side_is_exact_and_the_long_side_rounded_up(image, short_side, expected):
     assert network_size(*image, short_side) == expected
 
 
@@ -50,20 +50,20 @@ def test_every_working_size_is_usable_and_bounded(height, width, short_side):
 
 
 @pytest.mark.parametrize("aspect", [5, 20, 60])
-def test_strips_shrink_and_keep_their_aspect_nearly(aspect):
+def test_images_longer_than_4_to_1_become_smaller_and_keep_their_aspect_nearly(aspect):
     h, w = network_size(100, 100 * aspect, 640)
     assert h < 640
     assert 0.8 < w / h / aspect < 1.25
 
 
 @pytest.mark.parametrize(("short_side", "near"), [(0, 32), (-64, 32), (100, 96), (650, 640)])
-def test_a_short_side_between_multiples_is_refused_with_a_near_one(short_side, near):
+def test_the_error_for_a_wrong_short_side_names_a_near_multiple_of_32(short_side, near):
     with pytest.raises(PortraitmattingError, match=f"short side {short_side}.* {near}$"):
         network_size(10, 10, short_side)
 
 
 @pytest.mark.parametrize(("dtype", "peak"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1)])
-def test_a_tensor_holds_the_image_over_its_peak(rng, dtype, peak):
+def test_a_tensor_holds_the_image_scaled_to_0_to_1(rng, dtype, peak):
     image = (rng.random((7, 5, 3)) * peak).astype(dtype)
     tensor = to_tensor(image, (7, 5))
     assert tensor.dtype == torch.float32
@@ -72,15 +72,15 @@ def test_a_tensor_holds_the_image_over_its_peak(rng, dtype, peak):
 
 @pytest.mark.parametrize("size", [(7, 5), (4, 4), (32, 32)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_a_tensor_shares_nothing_with_the_image(rng, dtype, size):
+def test_a_tensor_shares_no_memory_with_the_image(rng, dtype, size):
     image = (rng.random((7, 5, 3)) * 1.99).astype(dtype)
     image.setflags(write=False)
-    to_tensor(image, size).fill_(0.5)  # neither warns of read-only memory nor writes to it
+    to_tensor(image, size).fill_(0.5)  # neither warns of read-only memory nor changes it
     assert 0.5 not in image
 
 
 @pytest.mark.parametrize("size", [(7, 5), (4, 4), (32, 64)])
-def test_views_are_read_as_their_copies(rng, size):
+def test_views_give_the_same_tensors_as_copies(rng, size):
     large = rng.integers(0, 256, (14, 10, 6), np.uint8)
     views = (
         large[::2, ::2, ::2],
@@ -93,8 +93,8 @@ def test_views_are_read_as_their_copies(rng, size):
 
 
 def area_average(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Slow and plain: the mean of what lies under each target pixel, parts of pixels by their
-    share."""
+    """A slow reference: each target pixel is the mean of the source pixels under it, weighted by
+    their overlap."""
     result = np.zeros(size)
     for row in range(size[0]):
         top, bottom = (np.array([row, row + 1]) * plane.shape[0] / size[0]).tolist()
@@ -121,7 +121,7 @@ small = st.integers(1, 40)
 
 @settings(max_examples=60, deadline=None)
 @given(small, small, small, small, st.integers(0, 9))
-def test_tensors_are_resized_as_arrays_are(height, width, h, w, seed):
+def test_tensors_are_resized_like_arrays(height, width, h, w, seed):
     shrinks = h <= height and w <= width
     grows = h >= height and w >= width
     if not (shrinks or grows):
@@ -135,7 +135,7 @@ def test_tensors_are_resized_as_arrays_are(height, width, h, w, seed):
 
 @settings(max_examples=40, deadline=None)
 @given(small, small, small, small)
-def test_a_matte_stays_in_range_and_certain(height, width, h, w):
+def test_a_resized_matte_stays_in_range_and_constant_mattes_stay_constant(height, width, h, w):
     noise = np.random.default_rng(0).integers(0, 2, (h, w)).astype(np.float32)
     back = to_source_size(noise, (height, width))
     assert back.shape == (height, width)
