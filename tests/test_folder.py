@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -639,6 +640,31 @@ def test_batches_are_batches(photos, output, predictor, run, monkeypatch):
     assert sorted(batches) == sorted([(4, *wide), (4, *wide), (1, *wide), (3, *high)])
     outputs = read_image(output / "alpha" / "wide8.png").pixels[..., 0] / 255
     np.testing.assert_allclose(outputs, expected, atol=0.6 / 255)
+
+
+def test_a_full_disk_ends_the_job_while_images_are_still_read():
+    """In a process of its own: images that nobody would run any more waited for ever."""
+    code = """if True:
+        import threading, time
+        import numpy as np
+        from portraitmatting import ModelConfig, PortraitMatting, Predictor
+        from portraitmatting.folder.pipeline import Pipeline, Stop
+        from portraitmatting.images.decode import DecodedImage
+        full = threading.Event()
+        def read(index):
+            if index >= 2:
+                full.wait()
+                time.sleep(0.3)
+            return DecodedImage(np.zeros((64, 64, 3), np.uint8))
+        def write(*_):
+            full.set()
+            raise OSError(28, "No space left on device")
+        predictor = Predictor(PortraitMatting(ModelConfig.tiny()), 64)
+        try: Pipeline(predictor, lambda _: 100, read, write, print).run(range(9), 2, 1)
+        except Stop as stop: print(stop)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "No space left on device\n", done.stderr
 
 
 def test_images_do_not_wait_for_company_for_ever(photos, run, monkeypatch):

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,9 +199,11 @@ class _Batches:
         self._changed = threading.Condition()
 
     def estimate(self, prepared: Prepared) -> Estimate:
-        """Waits for it; raises what `Predictor.estimate` raises."""
+        """Waits for it; raises what `Predictor.estimate` raises, and CancelledError once closed."""
         future: Future[Estimate] = Future()
         with self._changed:
+            if self._closed:  # nobody would run it
+                raise CancelledError
             self._groups.setdefault(prepared.size, []).append((prepared, future))
             self._busy -= 1
             self._changed.notify_all()
