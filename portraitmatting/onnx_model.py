@@ -97,13 +97,14 @@ class OnnxModel:
             torch.empty(batch, channels, height, width, device=self.device) for channels in (1, 3)
         ]
         binding = self._session.io_binding()
-        index = self.device.index or 0
         for bind, name, tensor in (
             (binding.bind_input, INPUTS[0], image),
             *((binding.bind_output, *pair) for pair in zip(OUTPUTS, outputs, strict=True)),
         ):
             shape = tuple(tensor.shape)
-            bind(name, self.device.type, index, np.float32, shape, tensor.data_ptr())
+            bind(
+                name, self.device.type, self.device.index or 0, np.float32, shape, tensor.data_ptr()
+            )
         if self.device.type == "cuda":  # onnxruntime computes on a stream of its own
             torch.cuda.current_stream(self.device).synchronize()
         with _memory_errors():
@@ -179,7 +180,10 @@ def _onnxruntime() -> Any:
 
 def _device_of_tensors(name: str) -> torch.device:
     """CUDA if onnxruntime uses it and PyTorch can, else the CPU."""
-    return torch.device(name) if name.startswith("cuda") and torch.cuda.is_available() else _CPU
+    if not name.startswith("cuda") or not torch.cuda.is_available():
+        return _CPU
+    # With its index: to PyTorch "cuda" is the current GPU of a thread, to onnxruntime the first.
+    return torch.device("cuda", torch.device(name).index or 0)
 
 
 def _why_not(provider: str) -> str:

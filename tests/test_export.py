@@ -27,7 +27,7 @@ from portraitmatting.checkpoint.format import CheckpointInfo, save_checkpoint
 from portraitmatting.checkpoint.load import load_network
 from portraitmatting.modeling.model import Prediction
 from portraitmatting.onnx_export import export_onnx
-from portraitmatting.onnx_model import OnnxModel, choose_providers
+from portraitmatting.onnx_model import OnnxModel, _device_of_tensors, choose_providers
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -339,6 +339,13 @@ def test_bound_tensors_give_what_copies_give(onnx_model, rng):
     image = image.contiguous(memory_format=torch.channels_last)
     for bound, copied in zip(onnx_model._run_bound(image), onnx_model(image), strict=True):
         assert torch.equal(bound, copied)
+
+
+def test_a_gpu_has_its_number(monkeypatch):
+    """In PyTorch "cuda" may be any GPU, in onnxruntime it is the first."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    devices = [str(_device_of_tensors(name)) for name in ("cuda", "cuda:1", "directml:1", "cpu")]
+    assert devices == ["cuda:0", "cuda:1", "cpu", "cpu"]
 
 
 def test_it_travels_to_other_machines(onnx_model, exported, tmp_path):
