@@ -8,6 +8,7 @@ depend on the scene, as a blur does, or only on its size, as a colour does.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import cv2
@@ -95,6 +96,10 @@ def paint(
         back = painter(image, alpha, icc_profile)
     else:
         back = painter(image, alpha)
+    if not isinstance(back, np.ndarray):
+        raise PortraitmattingError(
+            f"a background gives an array HxWx3, this one gives {type(back).__name__}"
+        )
     check_range(back, "background")
     if back.shape != image.shape:
         raise PortraitmattingError(
@@ -126,7 +131,12 @@ def _strips(image: NDArray[Any]) -> list[slice]:
 def check_alpha(image: NDArray[Any], alpha: NDArray[Any]) -> NDArray[np.float32]:
     """`alpha` as HxW float32 in [0, 1]. Raises PortraitmattingError unless `image` is HxWx3 and
     alpha a float array of its height and width."""
-    if image.ndim != 3 or image.shape[2] != 3:
+    for array, shape in ((image, "HxWx3"), (alpha, "HxW")):
+        if not isinstance(array, np.ndarray):
+            raise PortraitmattingError(
+                f"expected a NumPy array {shape}, got {type(array).__name__}"
+            )
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise PortraitmattingError(f"expected an HxWx3 RGB image, got {image.shape}")
     if alpha.shape != image.shape[:2]:
         raise PortraitmattingError(
@@ -198,7 +208,7 @@ class Blur:
     other values raise PortraitmattingError."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.strength <= 0.5:
+        if not isinstance(self.strength, Real) or not 0 < self.strength <= 0.5:
             raise PortraitmattingError(
                 f"blur strength must be above 0 up to 0.5, got {self.strength}"
             )
@@ -248,7 +258,7 @@ def _filled(layers: NDArray[Any]) -> NDArray[Any]:
 def checkerboard(squares: int = 45) -> Background:
     """Grey and white squares, `squares` of them along the image's short side, as image editors show
     transparency. Raises PortraitmattingError for fewer than one."""
-    if squares < 1:
+    if not isinstance(squares, Real) or not squares >= 1:
         raise PortraitmattingError(f"a checkerboard takes 1 square or more, got {squares}")
 
     @functools.lru_cache(maxsize=1)
@@ -266,10 +276,18 @@ def checkerboard(squares: int = 45) -> Background:
 
 def as_background(value: Background | NDArray[Any] | str) -> Background:
     """A `Background` from a text that `parse_background` knows, or from an sRGB image HxWx3 of any
-    size; a `Background` stays itself. Raises PortraitmattingError for other texts and shapes."""
+    size; a `Background` stays itself. Raises PortraitmattingError for anything else."""
     if isinstance(value, str):
         return parse_background(value)
-    return image_background(value) if isinstance(value, np.ndarray) else value
+    if isinstance(value, np.ndarray):
+        return image_background(value)
+    if isinstance(value, type) or not callable(value):
+        name = value.__name__ if isinstance(value, type) else type(value).__name__
+        raise PortraitmattingError(
+            f"expected a background (a colour, blur, checkerboard or a file's path as text, an "
+            f"array HxWx3, or a function of image and alpha), got {name}"
+        )
+    return value
 
 
 def parse_background(text: str) -> Background:

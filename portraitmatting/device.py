@@ -61,6 +61,18 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
+def has_cuda(device: str | torch.device) -> bool:
+    """Whether `device` is a GPU that this process can compute on with CUDA. It may come from a
+    pickle of another machine, or from the process that this one was forked from."""
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise PortraitmattingError(f"unknown device {device!r}: use cpu, cuda or mps") from None
+    if chosen.type != "cuda" or _forked or not torch.cuda.is_available():
+        return False
+    return (chosen.index or 0) < torch.cuda.device_count()
+
+
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """The dtype called `name`: "auto", "fp32", "bf16" or "fp16".
 
@@ -117,6 +129,20 @@ def limit_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """`torch.autocast` of the caller is off: what happens to images beside the network needs all
+    digits of float32, and the network has its own precision."""
+    kinds = [kind for kind in ("cpu", "cuda", "mps") if torch.is_autocast_enabled(kind)]
+    for kind in kinds:
+        torch.set_autocast_enabled(kind, False)
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            torch.set_autocast_enabled(kind, True)
+
+
 _computed = _forked = False
 
 
@@ -124,10 +150,10 @@ def check_process() -> None:
     """Call this before PyTorch computes with several threads: raises `PortraitmattingError` in a
     process that was forked from one that has done so, and would wait for its threads forever."""
     global _computed
-    if _forked:
+    if _forked and torch.get_num_threads() > 1:
         raise PortraitmattingError(
-            "this process was forked from one that had run the network already, and lacks its "
-            "threads: load the model in each worker, or start workers by spawn"
+            "this process was forked from one that had computed already, and lacks its threads: "
+            "start workers by spawn, or call torch.set_num_threads(1) in them"
         )
     _computed = True
 

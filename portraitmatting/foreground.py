@@ -15,7 +15,12 @@ from torch import Tensor
 
 from portraitmatting.choices import METHODS, Method, check_word
 from portraitmatting.compositing import check_alpha
-from portraitmatting.device import explain_memory
+from portraitmatting.device import (
+    check_process,
+    choose_device,
+    explain_memory,
+    without_autocast,
+)
 from portraitmatting.images.pixels import check_range, to_unit
 from portraitmatting.on_gpu import (
     as_int16,
@@ -45,6 +50,7 @@ _TILE = {"cpu": 256, "cuda": 1024}
 cache, on CUDA they keep the GPU busy with a few hundred MiB of memory."""
 
 
+@without_autocast()
 def estimate_foreground(
     image: NDArray[Any],
     alpha: NDArray[Any],
@@ -58,8 +64,9 @@ def estimate_foreground(
     image that a method needs has more than `LARGEST` pixels, the method runs on a smaller copy and
     its colours are fitted to the pixels, so that time and memory grow little with the image.
 
-    May be called from several threads at once. Raises PortraitmattingError for wrong shapes, ranges
-    or methods, and if memory is too small.
+    May be called from several threads at once. Raises PortraitmattingError for wrong shapes,
+    ranges, methods or devices, if memory is too small, and in a process that was forked from one
+    that has computed already.
 
     Args:
         image: HxWx3 RGB, uint8 | uint16 | float in 0..1, any size from 1x1.
@@ -67,21 +74,23 @@ def estimate_foreground(
         method: "ml": multi-level (Germer et al., "Fast Multi-Level Foreground Estimation", ICPR
             2020). "cf": closed form (Levin et al., 2008), slow. "fast": blur fusion (Forte,
             "Approximate Fast Foreground Colour Estimation", ICIP 2021). "none": the image itself.
-        device: a CUDA device computes everything but "cf", with PyTorch's version of "ml" instead
-            of pymatting's. Any other device means the CPU.
+        device: what `choose_device` takes. A CUDA device computes everything but "cf", with
+            PyTorch's version of "ml" instead of pymatting's. Any other device means the CPU.
     """
     alpha = check_alpha(image, alpha)
     check_range(image, "image")
     check_word("foreground method", method, METHODS)
+    chosen = choose_device(str(device))
+    if chosen.type != "cuda":
+        chosen = torch.device("cpu")
     # A single pixel has no neighbours that would tell foreground from background.
     if method == "none" or alpha.size <= 1:
         return image
+    check_process()
     others = "'none'" if method == "fast" else "'fast' or 'none'"
     with explain_memory(f"not enough memory for foreground method {method!r}: use {others}"):
-        if torch.device(device).type != "cuda":
-            device = "cpu"
-        pixels = foreground_pixels(upload(image, device), upload(alpha, device), alpha, method)
-        return download(pixels)
+        pixels = foreground_pixels(upload(image, chosen), upload(alpha, chosen), alpha, method)
+        return download(pixels).astype(image.dtype, copy=False)
 
 
 @torch.inference_mode()

@@ -6,13 +6,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
 from portraitmatting.choices import KINDS, METHODS, Method, check_number, check_word
 from portraitmatting.compositing import Background, Blur, as_background, composite, paint, rgba
-from portraitmatting.device import attempt
+from portraitmatting.device import attempt, has_cuda, without_autocast
+from portraitmatting.errors import PortraitmattingError
 from portraitmatting.foreground import estimate_foreground, foreground_pixels
 from portraitmatting.images.encode import encode_image
 from portraitmatting.images.files import write_image
@@ -36,7 +36,7 @@ class Matte:
     trimap: NDArray[np.uint8]
     """HxW uint8: 0 background, 128 unknown, 255 foreground."""
     device: str = "cpu"
-    """The device that computes the results."""
+    """The device that computes the results; the CPU does if this process cannot use that GPU."""
     icc_profile: bytes | None = None
     """The ICC profile of the image and its results; None stands for sRGB."""
     metadata: Metadata | None = None
@@ -68,14 +68,19 @@ class Matte:
         """
         check_word("kind of result", kind, KINDS)
         check_word("foreground method", method, METHODS)
-        dtype = np.dtype(self.image.dtype if dtype is None else dtype)
+        try:
+            dtype = np.dtype(self.image.dtype if dtype is None else dtype)
+        except TypeError:
+            raise PortraitmattingError(
+                f"results of type {dtype!r}: use uint8, uint16 or floating point"
+            ) from None
         if kind == "alpha":
             return to_dtype(self.alpha, dtype)
         image = to_dtype(self.image, dtype)
-        if torch.device(self.device).type == "cuda" and method != "cf":
+        if has_cuda(self.device) and method != "cf":
             result = attempt(self._on_gpu, kind, image, background, method)
             if result is not None:  # None: the GPU's memory is too small
-                return result
+                return result.astype(dtype, copy=False)
         key = method, dtype.str
         if key not in self._foregrounds:
             self._foregrounds[key] = estimate_foreground(image, self.alpha, method)
@@ -86,6 +91,7 @@ class Matte:
             return rgba(foreground, self.alpha)
         return composite(foreground, self.alpha, background, image, self.icc_profile)
 
+    @without_autocast()
     def _on_gpu(
         self,
         kind: str,
@@ -109,7 +115,10 @@ class Matte:
         if isinstance(behind, Blur):
             back = blurred(pixels, alpha, behind)
         else:
-            back = upload(paint(behind, image, self.alpha, self.icc_profile), self.device)
+            behind = paint(behind, image, self.alpha, self.icc_profile)
+            if behind.strides[:2] == (0, 0):
+                behind = behind[:1, :1]  # one colour: `blend` expands one pixel of it
+            back = upload(behind, self.device)
         return download(blend(foreground, alpha, back))
 
     def save(

@@ -42,10 +42,9 @@ def as_int16(pixels: Tensor) -> Tensor:
 
 
 def upload(pixels: NDArray[Any], device: torch.device | str) -> Tensor:
-    """HxWxC or HxW -> the same on a device; 1x1xC where one pixel is broadcast to all."""
-    if pixels.ndim == 3 and pixels.strides[:2] == (0, 0):
-        pixels = pixels[:1, :1]
-    return torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(device)
+    """To a device: the same shape and type, in the byte order of this machine."""
+    native = pixels.dtype.newbyteorder("=")
+    return torch.from_numpy(np.require(pixels, native, ["C", "W"])).to(device)
 
 
 def download(pixels: Tensor) -> NDArray[Any]:

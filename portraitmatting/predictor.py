@@ -27,6 +27,7 @@ from portraitmatting.device import (
     describe_precision,
     explain_memory,
     limit_threads,
+    without_autocast,
 )
 from portraitmatting.errors import PortraitmattingError
 from portraitmatting.guided_filter import guided_upsample, guided_upsample_tensor
@@ -230,6 +231,7 @@ class Predictor:
                 tensor = to_tensor(pixels, size)
         return Prepared(decoded, size, tensor)
 
+    @without_autocast()
     def estimate(self, batch: Sequence[Prepared]) -> list[Estimate]:
         """Run the network on images of one working size; estimates in order.
 
@@ -262,6 +264,7 @@ class Predictor:
         pixels = item.tensor.to(self.device, non_blocking=True)
         return pixels, shrink_pixels(pixels, item.size)
 
+    @without_autocast()
     def finish(self, estimate: Estimate) -> Matte:
         """The matte at the image's own size."""
         image, alpha, classes, arrived, on_gpu = estimate
@@ -289,6 +292,7 @@ class Predictor:
             image.pixels, matte, trimap, str(self.device), image.icc_profile, image.metadata
         )
 
+    @without_autocast()
     def predict_tensor(self, images: Tensor) -> Tensor:
         """Float RGB Bx3xHxW in [0, 1] to float32 mattes Bx1xHxW in [0, 1], on the model's device.
 
@@ -300,6 +304,7 @@ class Predictor:
             raise PortraitmattingError(
                 f"expected a tensor Bx3xHxW, got {type(images).__name__}: arrays are for predict"
             )
+        check_process()
         if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
             shape = "x".join(map(str, images.shape))
             raise PortraitmattingError(f"expected RGB images Bx3xHxW, got {shape}")

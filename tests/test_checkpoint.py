@@ -312,8 +312,9 @@ def test_loading_and_predicting_after_a_fork(ours):
     """Neither loading nor making a Predictor starts threads that a forked child would wait for."""
     code = (
         "import multiprocessing, sys\n"
-        "import numpy as np\n"
+        "import numpy as np, torch\n"
         "from portraitmatting import Predictor, PortraitmattingError, load_model\n"
+        "torch.set_num_threads(2)\n"
         "predictor = Predictor(load_model(sys.argv[1]))\n"
         "image = np.zeros((640, 640, 3), np.uint8)\n"
         "def child():\n"

@@ -10,7 +10,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from portraitmatting import Matte, ModelConfig, PortraitMatting, Predictor
+from portraitmatting import Matte, ModelConfig, PortraitMatting, PortraitmattingError, Predictor
+from portraitmatting.device import has_cuda
 from portraitmatting.guided_filter import guided_upsample
 from portraitmatting.images.decode import DecodedImage
 from portraitmatting.modeling import swin
@@ -165,12 +166,13 @@ def test_a_result_is_computed_on_the_gpu_and_copied_once(
 ):
     """Image and alpha are copied to the GPU, then only small lists of indices of soft pixels; one
     copy comes back, of the result's dtype. Nothing waits for the GPU before."""
-    downloads = []
-    monkeypatch.setattr("portraitmatting.matte.download", lambda x: downloads.append(x) or "made")
+    downloads, made = [], np.empty(0, dtype)
+    monkeypatch.setattr("portraitmatting.matte.has_cuda", lambda device: device == "cuda:0")
+    monkeypatch.setattr("portraitmatting.matte.download", lambda x: downloads.append(x) or made)
     image, alpha = soft_scene(rng, *side, dtype)
     matte = Matte(image, alpha, np.zeros(alpha.shape, np.uint8), "cuda:0")
     with FakeTensorMode(allow_non_fake_inputs=True), Recorder() as recorder:
-        assert matte.result(kind, background, method) == "made"
+        assert matte.result(kind, background, method) is made
     names = [name for name, _, _ in recorder.calls]
     assert not set(names) & {"_local_scalar_dense", "nonzero", "item"}
     assert len(names) <= RESULT_LAUNCHES.get(method, 20), collections.Counter(names)
@@ -223,6 +225,7 @@ def test_the_cpu_does_what_does_not_fit_into_the_gpus_memory(monkeypatch, rng):
     trimap = np.zeros(alpha.shape, np.uint8)
     on_gpu, on_cpu = Matte(image, alpha, trimap, "cuda:0"), Matte(image, alpha, trimap)
     monkeypatch.setattr("portraitmatting.matte.upload", no_memory)
+    monkeypatch.setattr("portraitmatting.matte.has_cuda", lambda device: device == "cuda:0")
     np.testing.assert_array_equal(on_gpu.rgba(), on_cpu.rgba())
 
     predictor = Predictor(PortraitMatting(ModelConfig.tiny()), 64)
@@ -310,3 +313,36 @@ def test_only_finish_waits_for_the_gpu(tiny_predictor, photo, monkeypatch):
     for number, estimate in enumerate(estimates, start=1):
         np.testing.assert_allclose(tiny_predictor.finish(estimate).alpha, expected.alpha, atol=1e-5)
         assert gpu.waited == number
+
+
+def test_an_image_of_one_pixel_seen_everywhere_is_an_image(rng):
+    """NumPy's way to say one colour: no memory but that of one pixel."""
+    _, alpha = soft_scene(rng, 60, 80, np.uint8)
+    image = np.broadcast_to(np.uint8([200, 90, 10]), (60, 80, 3))
+    trimap = np.zeros(alpha.shape, np.uint8)
+    here, whole = Matte(image, alpha, trimap), Matte(image.copy(), alpha, trimap)
+    for kind in ("foreground", "rgba", "composite"):
+        for method in ("ml", "fast", "none"):
+            expected = whole.result(kind, "teal", method)
+            np.testing.assert_array_equal(here.result(kind, "teal", method), expected)
+            result = here._on_gpu(kind, image, "teal", method)
+            np.testing.assert_allclose(result.astype(int), expected, atol=1)
+
+
+def test_a_matte_of_another_machine_gives_its_results_here(rng, monkeypatch):
+    """As after a pickle, on a machine that has no GPU, or fewer, or in a forked process."""
+    image, alpha = soft_scene(rng, 60, 80, np.uint8)
+    trimap = np.zeros(alpha.shape, np.uint8)
+    expected = Matte(image, alpha, trimap).rgba()
+    for forked, count in ((False, 0), (False, 2), (True, 8)):
+        monkeypatch.setattr("portraitmatting.device._forked", forked)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda count=count: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        assert not has_cuda("cuda:2")
+        np.testing.assert_array_equal(Matte(image, alpha, trimap, "cuda:2").rgba(), expected)
+    monkeypatch.setattr("portraitmatting.device._forked", False)
+    assert has_cuda("cuda:2") and has_cuda(torch.device("cuda"))
+    assert not has_cuda("cuda:8") and not has_cuda("mps")
+    with pytest.raises(PortraitmattingError, match="unknown device 'gpu'"):
+        Matte(image, alpha, trimap, "gpu").rgba()

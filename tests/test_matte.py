@@ -2,14 +2,23 @@
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms
 
-from portraitmatting import Matte, PortraitmattingError, composite, estimate_foreground
+from portraitmatting import (
+    Matte,
+    PortraitmattingError,
+    composite,
+    estimate_foreground,
+    load_model,
+    write_image,
+)
 from portraitmatting.choices import KINDS
-from portraitmatting.compositing import rgba
+from portraitmatting.compositing import Blur, checkerboard, rgba
 from portraitmatting.images.metadata import Metadata
 from portraitmatting.images.pixels import to_dtype
 
@@ -146,3 +155,41 @@ def test_a_crop_contains_the_whole_person_and_a_margin(matte):
     for margin in (-0.1, float("nan"), float("inf")):
         with pytest.raises(PortraitmattingError, match="margin"):
             matte.crop(margin)
+
+
+ALPHA = np.full((8, 9), 0.5, np.float32)
+IMAGE = np.full((8, 9, 3), 100, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: composite([[1]], ALPHA, "red"), "expected a NumPy array HxWx3, got list"),
+        (lambda: composite(IMAGE, None, "red"), "expected a NumPy array HxW, got NoneType"),
+        (lambda: composite(IMAGE, ALPHA, None), "expected a background .*, got NoneType"),
+        (lambda: composite(IMAGE, ALPHA, Path("a.png")), "expected a background .*, got PosixPath"),
+        (lambda: composite(IMAGE, ALPHA, Blur), "expected a background .*, got Blur"),
+        (lambda: composite(IMAGE, ALPHA, lambda *_: None), "gives NoneType"),
+        (lambda: composite(IMAGE[:, :0], ALPHA[:, :0], "blur"), r"got \(8, 0, 3\)"),
+        (lambda: Blur("much"), "blur strength"),
+        (lambda: checkerboard(float("nan")), "1 square"),
+        (lambda: estimate_foreground(torch.zeros(8, 9, 3), ALPHA), "got Tensor"),
+        (lambda: estimate_foreground(IMAGE, ALPHA, device="gpu"), "unknown device 'gpu'"),
+        (lambda: estimate_foreground(IMAGE, ALPHA, device="cuda:99"), "device 'cuda:99'"),
+        (lambda: estimate_foreground(np.zeros((8, 9, 3), "g"), ALPHA), "of type .* not supported"),
+        (lambda: Matte(IMAGE, ALPHA, None).result("alpha", dtype="x"), "results of type 'x'"),
+        (lambda: write_image("a.png", [[1]]), "expected a NumPy array of pixels, got list"),
+        (lambda: load_model(3), "expected a checkpoint's name or path, got int"),
+    ],
+)
+def test_mistakes_in_calls_are_one_line(call, words):
+    with pytest.raises(PortraitmattingError, match=words):
+        call()
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8"])
+def test_the_byte_order_of_files_is_no_mistake(dtype):
+    image, order = (IMAGE / 255).astype(dtype), np.dtype(dtype).newbyteorder("=")
+    expected = estimate_foreground(image.astype(order), ALPHA)
+    np.testing.assert_array_equal(estimate_foreground(image, ALPHA), expected)
+    assert Matte(IMAGE, ALPHA, None).result("rgba", dtype=dtype).dtype == dtype

@@ -1,6 +1,9 @@
 """The predictor: images of any size and dtype to mattes of their size."""
 
 import copy
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,6 +16,7 @@ from portraitmatting import (
     PortraitMatting,
     PortraitmattingError,
     Predictor,
+    estimate_foreground,
 )
 from portraitmatting.checkpoint.format import CheckpointInfo
 from portraitmatting.device import describe_device
@@ -462,3 +466,52 @@ def test_copies_are_complete_at_once_on_other_devices_than_cuda(tiny_predictor, 
     assert asked
     assert not any(asked)
     assert estimate.arrived is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_says_that_it_lacks_threads_instead_of_waiting_for_them():
+    """Whatever it computes; with one thread it needs no other."""
+    code = """if True:
+        import os, signal
+        import numpy as np, torch
+        from portraitmatting import *
+        torch.set_num_threads(2)
+        image = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), np.uint8)
+        alpha = (np.mgrid[:900, :1200].sum(axis=0) / 2100).astype(np.float32)
+        predictor = Predictor(PortraitMatting(ModelConfig.tiny()), 64)
+        predictor.predict(image)
+        matte, images = Matte(image, alpha, None), torch.zeros(1, 3, 900, 1200)
+        def run(threads, work):
+            signal.alarm(60)
+            torch.set_num_threads(threads)
+            try: work()
+            except PortraitmattingError as error: os._exit(10 + ("spawn" in str(error)))
+            os._exit(0)
+        def code(threads, work):
+            if not (child := os.fork()): run(threads, work)
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        calls = (
+            lambda: estimate_foreground(image, alpha, "fast"),
+            lambda: matte.result("rgba", method="fast"),
+            lambda: predictor.predict_tensor(images),
+        )
+        print([code(threads, call) for threads in (2, 1) for call in calls])
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[11, 11, 11, 0, 0, 0]\n", done.stderr
+
+
+def test_autocast_of_the_caller_changes_nothing(tiny_predictor, rng):
+    image = rng.integers(0, 256, (300, 400, 3), np.uint8)
+    tensor = torch.rand(1, 3, 200, 300)
+    alpha = (np.mgrid[:300, :400].sum(axis=0) / 700).astype(np.float32)
+
+    def results():
+        matte = tiny_predictor.predict(image)
+        colours = estimate_foreground(image, alpha, "fast"), estimate_foreground(image, alpha)
+        return matte.alpha, *colours, tiny_predictor.predict_tensor(tensor).numpy()
+
+    expected = results()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(map(np.array_equal, results(), expected))
+        assert torch.is_autocast_enabled("cpu")

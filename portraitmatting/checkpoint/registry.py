@@ -18,6 +18,8 @@ def locate(source: str | os.PathLike[str] | None = None) -> tuple[Path, str | No
 
     Raises CheckpointError for a name that is not in the checkpoints folder; a path need not exist.
     """
+    if not isinstance(source, str | os.PathLike | None):
+        raise CheckpointError(f"expected a checkpoint's name or path, got {type(source).__name__}")
     name = DEFAULT if source is None else str(source)
     if not name:
         raise CheckpointError("the checkpoint's name is empty: leave it out for the default one")
@@ -36,7 +38,7 @@ def locate(source: str | os.PathLike[str] | None = None) -> tuple[Path, str | No
 
 def is_onnx(source: str | os.PathLike[str] | None) -> bool:
     """Whether `source` is the path of an ONNX file, by its suffix."""
-    return source is not None and Path(source).suffix.lower() == ".onnx"
+    return isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".onnx"
 
 
 def check_source(source: str) -> str:

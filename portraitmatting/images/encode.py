@@ -52,6 +52,8 @@ def encode_image(
         raise ImageError(
             f"cannot write {suffix or 'a file without suffix'!r}: use {', '.join(sorted(WRITABLE))}"
         )
+    if not isinstance(pixels, np.ndarray):
+        raise ImageError(f"expected a NumPy array of pixels, got {type(pixels).__name__}")
     channels = {2: 1, 3: pixels.shape[-1]}.get(pixels.ndim) if pixels.size else None
     if channels not in (1, 3, 4):
         raise ImageError(f"expected HxW, HxWx3 or HxWx4 pixels, got {pixels.shape}")

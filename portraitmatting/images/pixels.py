@@ -18,7 +18,7 @@ def peak(dtype: DTypeLike) -> int:
     kind = np.dtype(dtype)
     if kind == np.uint8 or kind == np.uint16:
         return int(np.iinfo(kind).max)
-    if kind.kind == "f":
+    if kind.kind == "f" and kind.itemsize <= 8:  # OpenCV and PyTorch know none that is wider
         return 1
     raise PortraitmattingError(
         f"pixels of type {kind} are not supported: use uint8, uint16 or float in 0..1"
