@@ -1,4 +1,4 @@
-"""Checkpoint files, ours and the author's, as tensors and metadata; nothing here needs the network.
+"""Checkpoint files, ours and the author's, as tensors and metadata, without the network itself.
 
 Ours are safetensors files whose metadata holds the network's configuration and how to use the
 weights. The author's are pickles, which are read without running any code in them, and their keys

@@ -119,8 +119,8 @@ def convert(
         destination: the file to write.
         storage: as in `save_checkpoint`.
         facts: a JSON file with `licence`, `working_short_side`, `made` and `start` (together the
-            origin), a `sha256` that `source` must have, and what else the metadata should carry.
-        overwrite: replace the file if it is there.
+            origin), a `sha256` that `source` must have, and anything else for the metadata.
+        overwrite: replace the file if it exists.
 
     Raises `CheckpointError`.
     """

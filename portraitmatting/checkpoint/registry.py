@@ -42,7 +42,7 @@ def is_onnx(source: str | os.PathLike[str] | None) -> bool:
 
 
 def check_source(source: str) -> str:
-    """`source`, if it names a file that is there; raises CheckpointError."""
+    """`source`, if it names a file that exists; raises CheckpointError."""
     path, _ = locate(source)
     if not os.path.isfile(path):
         raise CheckpointError(f"{path}: {'a folder' if os.path.isdir(path) else 'no such file'}")

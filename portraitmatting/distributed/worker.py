@@ -96,7 +96,15 @@ def make_rows(
     cpu_seconds: float = 0.0,
     worker: str = "",
 ) -> pa.Table:
-    """The `ROWS` of a block; `seconds` and `cpu_seconds` are those of the whole block."""
+    """The `ROWS` of a block.
+
+    Args:
+        tasks: the images of the block, when they are done.
+        block: its number.
+        seconds: the worker's time for the whole block.
+        cpu_seconds: the worker's CPU time for the whole block.
+        worker: its name.
+    """
     rows = [
         {
             "source": os.fsencode(task.source),

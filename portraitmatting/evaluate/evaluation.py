@@ -216,7 +216,7 @@ class _Scoring:
         return [case for *_, case in sorted(self._heap, key=lambda item: item[:2], reverse=True)]
 
     def score(self, sample: Sample) -> None:
-        """One image by every method; whatever is wrong with it becomes a failure."""
+        """Score one image by every method; an error becomes a failure of this image."""
         before, self._previous = self._previous, {}
         try:
             image = read_image(sample.image).pixels

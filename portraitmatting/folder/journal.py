@@ -100,7 +100,14 @@ class Journal:
         return entry.source
 
     def add(self, result: Path, state: str, source: Path, digest: str) -> None:
-        """Record a result that has been written; raises `OSError` if the disk is full."""
+        """Record a result that has been written; raises `OSError` if the disk is full.
+
+        Args:
+            result: the path of its file.
+            state: as in `Entry`.
+            source: the path of its image.
+            digest: as in `Entry`.
+        """
         entry = Entry(state, os.path.realpath(source), digest, _size(result))
         self._append(_line(self._key(result), *entry))
 

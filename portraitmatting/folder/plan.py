@@ -112,7 +112,14 @@ def plan_results(
     image_format: str = "png",
     bits: int | None = None,
 ) -> Plan:
-    """A plan without sources; arguments and errors as those of `plan_folder`."""
+    """A plan without sources; raises `PortraitmattingError` like `plan_folder`.
+
+    Args:
+        output: as in `plan_folder`.
+        kinds: as in `plan_folder`.
+        image_format: as in `plan_folder`.
+        bits: as in `plan_folder`.
+    """
     format_name = image_format.lower().lstrip(".")
     if format_name not in FORMATS:
         raise PortraitmattingError(

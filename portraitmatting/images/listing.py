@@ -154,7 +154,14 @@ def walk_images(
     unread: Counter[str] | None = None,
     skip_results: bool = False,
 ) -> Iterator[list[Path]]:
-    """As `list_images`, but an iterator over the images of one folder at a time."""
+    """The images below `folder`, as `list_images` describes them, one folder at a time.
+
+    Args:
+        folder: as in `list_images`.
+        exclude: as in `list_images`.
+        unread: as in `list_images`.
+        skip_results: as in `list_images`.
+    """
     root = Path(folder)
     visited = set() if exclude is None else {_identity(exclude)}
     waiting = [Path()]

@@ -40,7 +40,15 @@ _MANY = 10**8
 
 
 def setting(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
-    """A field with its help; its numbers, in tables and lists too, must be in `low` to `high`."""
+    """A field of a recipe.
+
+    Args:
+        default: its default, or a function that makes it.
+        text: its help.
+        low: the smallest value of its numbers, also of those in tables and lists; None if they are
+            not limited.
+        high: the largest value.
+    """
     value: dict[str, Any] = {"default_factory" if callable(default) else "default": default}
     return field(**value, metadata={"help": text, "range": (low, high)})
 
@@ -107,7 +115,7 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that determines a run's numbers, and how it reports on them."""
+    """The recipe of a training run: everything that determines its weights, and its reports."""
 
     data: tuple[DataSource, ...] = ()
     init_from: str = setting(

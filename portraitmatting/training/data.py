@@ -79,16 +79,16 @@ class TrainingData:
     def batches(
         self, first: int, last: int, indices: Sequence[int], threads: int, ahead: int = 2
     ) -> Generator[list[Batch], None, None]:
-        """The samples of each step, prepared by threads, whose errors are raised here.
+        """The samples of each step, prepared by threads; their errors are raised by this generator.
 
-        Threads, since processes that are forked after OpenMP or numba has run may hang or die.
+        Threads, because processes that are forked after OpenMP or numba has run may hang or die.
 
         Args:
             first: the first step.
             last: the step after the last.
             indices: those of a step's samples that are wanted.
-            threads: how many prepare samples.
-            ahead: how many steps they may be ahead.
+            threads: the number of threads.
+            ahead: the number of steps that they may be ahead.
         """
         pool = ThreadPoolExecutor(threads, thread_name_prefix="samples")
         try:

@@ -147,6 +147,14 @@ class Trainer:
         precision: Precision,
         processes: Processes,
     ) -> None:
+        """Raises `PortraitmattingError` if a batch cannot be divided as the recipe says.
+
+        Args:
+            config: the recipe.
+            model: the network that is trained; moved to the device of `precision`.
+            precision: the device, and the dtype that a step computes in.
+            processes: those that share each batch.
+        """
         self.config, self.precision, self.processes = config, precision, processes
         self.indices = processes.share(config.batch_size)
         if len(self.indices) % config.grad_accum_steps:

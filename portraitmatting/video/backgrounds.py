@@ -32,9 +32,9 @@ class MovingBackground(Protocol):
 class VideoBackground:
     """A `Background` that plays a video file, looped, covering the image.
 
-    It shows the moment that `at` was last called with, and so plays at its own speed whatever the
-    rate of the frames in front of it. For an earlier moment it starts again. Raises
-    `VideoError` for what OpenCV cannot play.
+    It shows the moment that `at` was last called with, so that its speed does not depend on the
+    rate of the frames in front of it. For an earlier moment it starts again. Raises `VideoError`
+    for files that OpenCV cannot play.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

@@ -71,7 +71,7 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 class Camera:
     """Context manager over a camera (index "0", "1" or device "/dev/video0"), a stream's URL or a
-    video file: whatever OpenCV opens.
+    video file, opened by OpenCV.
 
     Iterate to get `Frame`s. A camera or a stream gives its newest frame each time, with the time at
     which it came; older ones that were not taken are counted in `dropped`. A file, or a URL with an

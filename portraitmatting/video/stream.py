@@ -47,9 +47,9 @@ class Smoother:
 
     A first-order recursive filter whose weight goes to zero where motion is detected, as in Dubois
     and Sabri, "Noise Reduction in Image Sequences Using Motion-Compensated Temporal Filtering",
-    IEEE Trans. Communications 32(7), 1984; here on mattes, guided by the image. The noise is the
-    median change per frame. Their motion compensation is left out: with optical flow it calmed a
-    hand-held camera somewhat, but smeared moving edges.
+    IEEE Trans. Communications 32(7), 1984, applied to mattes and guided by the image. The noise is
+    the median change per frame. Their motion compensation is left out: with optical flow it calmed
+    a hand-held camera somewhat, but smeared moving edges.
     """
 
     def __init__(self) -> None:

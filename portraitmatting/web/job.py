@@ -116,7 +116,7 @@ class Result:
     icc_profile: bytes | None
     metadata: Metadata | None
     is_empty: bool
-    """Whether nobody is in the photo."""
+    """Whether the photo shows no person."""
     alpha: NDArray[Any] | None = None
     """HxW."""
     rgba: NDArray[Any] | None = None
@@ -156,11 +156,11 @@ def matte_photo(
         predictor: for the preset "quality".
         photo: what was uploaded.
         choices: what the user wants.
-        megapixels: how large images may be.
+        megapixels: the largest size of an image.
         progress: called with the part that is done, 0..1, and the next step.
         kinds: the results to make; the others are None.
 
-    Raises `PortraitmattingError`, one line, for whatever the user can correct.
+    Raises `PortraitmattingError`, one line, for everything that the user can correct.
     """
     with _network:
         progress(0, "Reading")

@@ -56,7 +56,8 @@ def build_page(
     def make(
         photo: Any, chosen: tuple[Any, ...], progress: gr.Progress, previews: bool
     ) -> tuple[list[Path], bool]:
-        """The paths of the previews, if asked for, and of the results; whether nobody is there."""
+        """The paths of the previews, if asked for, and of the results; whether the photo shows no
+        person."""
         background, colour, image, preset, foreground, crop = chosen
         # Whoever knows a file's address may fetch it, so that addresses must not be guessable.
         own = folder / secrets.token_hex(16)
