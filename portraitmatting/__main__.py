@@ -9,7 +9,7 @@ from portraitmatting.commands import COMMANDS, command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Hand over to the command that is named first; only its module is imported."""
+    """Run the command that the first argument names; no other command's module is imported."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:
         parser().print_help()
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What is known before any command's module is imported: the names, and a line on each."""
+    """The parser of the command's name, with a line on each; imports no command's module."""
     parser = Parser(
         prog="portraitmatting",
         description="Portrait matting: a photo in, the person's alpha matte and cut-out out.",

@@ -1,4 +1,4 @@
-"""How the C library hands out memory."""
+"""A setting of the C library's memory allocation that makes the network faster on a CPU."""
 
 import ctypes
 import sys
@@ -7,20 +7,20 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep freed memory for the next allocation; whether it does so now.
+    """Let glibc keep freed memory for later allocations; returns whether it does.
 
-    By default each large block comes from the system and goes back to it, and the system fills it
-    with zeros page by page: up to a third of the network's time on a CPU. The setting holds for the
-    whole process, so the commands make it for theirs. A notebook may too, before its first
-    prediction. With another C library (musl, macOS, Windows) nothing happens.
+    By default glibc gets each large block from the system and gives it back when it is freed, and
+    the system fills each new one with zeros: up to a third of the network's time on a CPU. The
+    setting applies to the whole process, so only the commands make it. A notebook may do so, too,
+    before its first prediction. With other C libraries (musl, macOS, Windows) nothing happens.
     """
     if not sys.platform.startswith("linux"):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
-        ctypes.CDLL(None).gnu_get_libc_version  # noqa: B018  musl has the former as an empty shell
+        ctypes.CDLL(None).gnu_get_libc_version  # noqa: B018  musl's mallopt does nothing
     except (AttributeError, OSError):
         return False
-    # Before glibc 2.35 no threshold above 32 MiB is taken.
+    # glibc before 2.35 refuses thresholds above 32 MiB.
     mapped = mallopt(_M_MMAP_THRESHOLD, 2**30) or mallopt(_M_MMAP_THRESHOLD, 2**25)
     return bool(mapped and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))

@@ -22,8 +22,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     It has the suffix of `path`, by which some writers choose the format. The caller handles
     `OSError`.
     """
-    # Not tempfile.mkstemp: only the owner may read its files, and the usual permissions are known
-    # only by changing the umask, which other threads would notice.
+    # Not tempfile.mkstemp, whose files only the owner may read: finding out the usual permissions
+    # means changing the umask, which would affect other threads.
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp{path.suffix}")
     try:
         temporary.touch(exist_ok=False)
@@ -42,7 +42,7 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _CANNOT_SYNC:  # a full disk may be noticed only here
+        if error.errno not in _CANNOT_SYNC:  # a full disk may be reported only by fsync
             raise
     finally:
         os.close(descriptor)

@@ -62,8 +62,8 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def has_cuda(device: str | torch.device) -> bool:
-    """Whether `device` is a GPU that this process can compute on with CUDA. It may come from a
-    pickle of another machine, or from the process that this one was forked from."""
+    """Whether `device` is a CUDA device that this process can use. It need not be one: the name may
+    come from another machine, or from the process that this one was forked from."""
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError):
@@ -131,8 +131,8 @@ def limit_threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def without_autocast() -> Iterator[None]:
-    """`torch.autocast` of the caller is off: what happens to images beside the network needs all
-    digits of float32, and the network has its own precision."""
+    """Switch off the caller's `torch.autocast`: the steps around the network need the precision of
+    float32, and the network has its own."""
     kinds = [kind for kind in ("cpu", "cuda", "mps") if torch.is_autocast_enabled(kind)]
     for kind in kinds:
         torch.set_autocast_enabled(kind, False)

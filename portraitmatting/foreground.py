@@ -15,12 +15,7 @@ from torch import Tensor
 
 from portraitmatting.choices import METHODS, Method, check_word
 from portraitmatting.compositing import check_alpha
-from portraitmatting.device import (
-    check_process,
-    choose_device,
-    explain_memory,
-    without_autocast,
-)
+from portraitmatting.device import check_process, choose_device, explain_memory, without_autocast
 from portraitmatting.images.pixels import check_range, to_unit
 from portraitmatting.on_gpu import (
     as_int16,
@@ -117,7 +112,7 @@ def foreground_pixels(
     size = _method_size(*region.shape)
     small, small_alpha = _shrink(part, part_alpha, size)
     if method == "fast":
-        # The paper's windows depend on the whole image, not on the part with soft pixels.
+        # Windows depend on the size of the whole image, also if only a part of it is read.
         scale = size[0] / region.shape[0]
         windows = fusion_windows(*(round(side * scale) for side in alpha.shape))
         colors = blur_fusion(small, small_alpha, windows)

@@ -398,8 +398,8 @@ def test_other_objects_than_models_are_refused(model):
 def test_the_matte_of_a_transparent_image_is_transparent_too(predictor, photo, dtype, grey):
     own = np.zeros((90, 120), np.float32)
     own[10:80, 20:100] = np.linspace(0.2, 1, 80)
-    colors = to_dtype(photo[..., :1] if grey else photo, dtype)
-    matte = predictor.predict(np.dstack([colors, to_dtype(own, dtype)]))
+    colours = to_dtype(photo[..., :1] if grey else photo, dtype)
+    matte = predictor.predict(np.dstack([colours, to_dtype(own, dtype)]))
     assert (matte.alpha <= own + 0.5 / 255).all() and matte.alpha.max() > 0.5
     assert (matte.image[own == 0] == to_dtype(np.ones(1, np.float32), dtype)).all()  # over white
     assert (matte.trimap[own == 0] == 0).all() and (matte.trimap[own < 0.99] < 255).all()
