@@ -1,4 +1,4 @@
-"""Checkpoints: what loads, what is refused, and with which words."""
+"""Checkpoints: what loads, what is refused, and the error messages."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def test_the_authors_file_loads_in_any_wrapping(tmp_path, author_state, golden_m
             assert torch.equal(model(image(32, 32)).alpha, golden_model(image(32, 32)).alpha)
 
 
-def test_averaged_weights_win_over_plain_ones(tmp_path, author_state):
+def test_averaged_weights_are_preferred_to_plain_ones(tmp_path, author_state):
     averaged = {k: v + 1 if v.is_floating_point() else v for k, v in author_state.items()}
     torch.save({"model": author_state, "ema": averaged}, tmp_path / "both.pth")
     loaded = load_model(tmp_path / "both.pth").state_dict()
@@ -188,7 +188,7 @@ def spoil_folder(path):
         (lambda path: None, "no such file"),
     ],
 )
-def test_what_is_no_checkpoint_is_named(tmp_path, capfd, spoil, message):
+def test_the_error_for_other_files_says_what_they_are(tmp_path, capfd, spoil, message):
     path = tmp_path / "weights.ckpt"
     spoil(path)
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -210,7 +210,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path, capfd, spoil, message):
         (lambda s: s["convo.4.bias"].fill_(float("nan")), "not finite"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path, author_state, change, message):
+def test_the_error_for_weights_that_do_not_fit_names_them(tmp_path, author_state, change, message):
     state = {key: value.clone() for key, value in author_state.items()}
     change(state)
     torch.save(state, tmp_path / "author.pth")
@@ -219,13 +219,13 @@ def test_what_does_not_fit_is_named(tmp_path, author_state, change, message):
 
 
 @pytest.mark.parametrize("text", ["{", '{"config": {"unheard": 1}}', "[]", '{"origin": "x"}'])
-def test_metadata_of_another_version_is_named(tmp_path, tiny_model, text):
+def test_metadata_of_another_version_is_an_error(tmp_path, tiny_model, text):
     save_file(tiny_model.state_dict(), tmp_path / "x.safetensors", {"portraitmatting": text})
     with pytest.raises(CheckpointError, match="metadata cannot be understood"):
         load_model(tmp_path / "x.safetensors")
 
 
-def test_weights_that_hold_next_to_nothing_are_refused(tmp_path, tiny_model):
+def test_weights_of_unusable_dtypes_are_refused(tmp_path, tiny_model):
     state = tiny_model.state_dict()
     text = metadata_text(tiny_model.config, INFO)
 
@@ -260,7 +260,7 @@ def test_strange_tensors_in_a_pickle_are_refused(tmp_path, author_state, kind):
         load_model(tmp_path / "x.pth")
 
 
-def test_pickles_broken_at_any_byte_end_in_one_line(tmp_path, rng):
+def test_a_pickle_damaged_at_any_byte_is_an_error_of_one_line(tmp_path, rng):
     """Those of the older kind, whose every byte steers the unpickler."""
     path = tmp_path / "x.pth"
     torch.save({"a": torch.rand(3), "n": 1}, path, _use_new_zipfile_serialization=False)
@@ -276,7 +276,7 @@ def test_pickles_broken_at_any_byte_end_in_one_line(tmp_path, rng):
         assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 
 
-def test_a_dict_that_holds_itself_holds_no_weights(tmp_path):
+def test_a_dict_that_contains_itself_is_refused(tmp_path):
     content: dict = {"epoch": 1}
     content["model"] = content
     torch.save(content, tmp_path / "x.pth")
@@ -299,7 +299,7 @@ def test_a_dict_that_holds_itself_holds_no_weights(tmp_path):
     ],
     ids=str,
 )
-def test_a_configuration_of_no_network_is_named(tmp_path, tiny_model, change):
+def test_the_error_for_an_impossible_configuration_names_it(tmp_path, tiny_model, change):
     described = json.loads(metadata_text(tiny_model.config, INFO))
     described["config"] |= change
     texts = {"portraitmatting": json.dumps(described)}
@@ -337,7 +337,7 @@ def test_loading_and_predicting_after_a_fork(ours):
     assert "forked" in done.stderr and "spawn" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_names_are_looked_up_where_the_variable_says_and_verified(ours, monkeypatch):
+def test_names_are_looked_up_in_the_folder_of_the_variable_and_verified(ours, monkeypatch):
     monkeypatch.setenv(FOLDER_VARIABLE, str(ours.parent))
     assert load_model("tiny").checkpoint == INFO
     table = ours.parent / SUMS
@@ -418,7 +418,7 @@ def test_facts_must_belong_to_the_file(tmp_path, ours):
     assert not (tmp_path / "new.safetensors").exists()
 
 
-def test_the_command_line_ends_in_one_line(tmp_path):
+def test_errors_of_the_command_are_one_line(tmp_path):
     call = [
         sys.executable,
         "-m",
@@ -432,7 +432,7 @@ def test_the_command_line_ends_in_one_line(tmp_path):
     assert done.stderr == f"error: {tmp_path / 'none.pth'}: no such file\n"
 
 
-def test_the_default_checkpoint_is_the_one_listed_and_described():
+def test_the_default_checkpoint_is_listed_and_described():
     path = ROOT / "checkpoints" / "portraitmatting_swint.safetensors"
     assert known_sums(path.parent)[path.name] == sha256(path)
     assert path.stat().st_size < 75e6

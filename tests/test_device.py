@@ -1,4 +1,4 @@
-"""Devices and precisions: never another than asked for, and never without a word."""
+"""Devices and precisions: only those that were asked for, and a message for every fallback."""
 
 import pytest
 import torch
@@ -28,13 +28,13 @@ def machine(monkeypatch):
     return pretend
 
 
-def test_auto_takes_the_best_there_is(machine):
+def test_auto_is_the_best_device_of_the_machine(machine):
     for gpus, apple, best in [(2, False, CUDA), (1, True, CUDA), (0, True, MPS), (0, False, CPU)]:
         machine(gpus, apple)
         assert choose_device() == choose_device("auto") == best
 
 
-def test_a_named_device_is_taken_as_named(machine):
+def test_a_named_device_is_used(machine):
     machine(2, apple=True)
     for name in ("cpu", "cuda", "cuda:0", "cuda:1", "mps"):
         assert choose_device(name) == torch.device(name)
@@ -61,7 +61,7 @@ def test_a_missing_device_is_an_error_and_no_fallback(machine, name, gpus, messa
     assert "\n" not in str(caught.value)
 
 
-def test_cuda_without_a_gpu_says_whose_fault_it_is(machine, monkeypatch):
+def test_the_error_for_cuda_without_a_gpu_names_the_cause(machine, monkeypatch):
     machine()
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(PortraitmattingError, match="this PyTorch has no CUDA"):
@@ -101,7 +101,7 @@ def test_precisions_by_name():
         assert describe_precision(dtype) == name
 
 
-def test_precisions_that_cannot_be():
+def test_wrong_precisions_are_refused():
     with pytest.raises(PortraitmattingError, match="unknown precision 'half': use auto, fp32"):
         choose_precision("half", CPU)
     with pytest.raises(PortraitmattingError, match="fp16 needs a GPU"):
@@ -129,7 +129,7 @@ def test_running_out_of_memory_differs_from_other_errors(error, expected):
     assert is_out_of_memory(error) is expected
 
 
-def test_the_cpu_allocator_speaks_as_expected():
+def test_the_message_of_the_cpu_allocator_counts_as_out_of_memory():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
@@ -146,10 +146,10 @@ def test_libraries_of_cuda_without_memory_are_out_of_memory(message):
     assert is_out_of_memory(RuntimeError(message))
 
 
-def test_a_predictor_is_where_its_model_came_to_be(machine, tiny_model, monkeypatch):
-    """By number: in a thread with another current device, "cuda" would be another GPU."""
+def test_the_device_of_a_predictor_is_that_of_its_model(machine, tiny_model, monkeypatch):
+    """With its index: in a thread with another current device, "cuda" would be another GPU."""
     machine(2)
-    there = torch.device("meta")  # stands in for cuda:1, the current device of this thread
+    device = torch.device("meta")  # stands for cuda:1, the current device of this thread
     move = torch.nn.Module.to
-    monkeypatch.setattr(PortraitMatting, "to", lambda self, *_, **__: move(self, there))
-    assert Predictor(tiny_model, 64, device="cuda").device == there
+    monkeypatch.setattr(PortraitMatting, "to", lambda self, *_, **__: move(self, device))
+    assert Predictor(tiny_model, 64, device="cuda").device == device

@@ -62,7 +62,7 @@ def onnx_model(exported) -> OnnxModel:
     [(1, 64, 96), (3, 224, 224), (1, 256, 320), (2, 416, 320), (1, 32, 32), (2, 32, 480)],
     ids=str,
 )
-def test_equals_the_network_at_sizes_it_was_not_traced_at(model, onnx_model, rng, shape):
+def test_the_file_equals_the_network_at_sizes_it_was_not_traced_at(model, onnx_model, rng, shape):
     batch, *size = shape
     image = torch.from_numpy(rng.random((batch, 3, *size), np.float32))
     with torch.inference_mode():
@@ -72,7 +72,7 @@ def test_equals_the_network_at_sizes_it_was_not_traced_at(model, onnx_model, rng
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_the_default_checkpoint_equals_itself(tmp_path):
+def test_the_file_of_the_default_checkpoint_equals_its_network(tmp_path):
     model = load_network()
     path = tmp_path / "default.onnx"
     export_onnx(path, model)
@@ -84,7 +84,7 @@ def test_the_default_checkpoint_equals_itself(tmp_path):
         torch.testing.assert_close(mine, theirs, atol=1e-3, rtol=0)
 
 
-def test_the_file_is_a_valid_one_and_knows_what_it_is(exported):
+def test_the_file_is_valid_and_has_the_checkpoints_metadata(exported):
     graph = onnx.load(exported)
     onnx.checker.check_model(graph, full_check=True)
     for end in (*graph.graph.input, *graph.graph.output):
@@ -95,7 +95,7 @@ def test_the_file_is_a_valid_one_and_knows_what_it_is(exported):
     assert (model.checkpoint.licence, model.checkpoint.facts) == ("free", {"seed": 0})
 
 
-def test_fp16_is_near_and_half_as_large(model, exported, tmp_path, rng):
+def test_a_file_in_fp16_is_close_and_half_as_large(model, exported, tmp_path, rng):
     path = tmp_path / "half.onnx"
     export_onnx(path, model, "fp16")
     half = load_model(path)
@@ -111,7 +111,7 @@ def test_fp16_is_near_and_half_as_large(model, exported, tmp_path, rng):
     assert "fp16" in str(Predictor(half))
 
 
-def test_a_predictor_runs_it_like_the_network(model, onnx_model, photo, rng):
+def test_a_predictor_runs_the_file_like_the_network(model, onnx_model, photo, rng):
     ours, theirs = Predictor(onnx_model), Predictor(copy.deepcopy(model))
     assert ours.short_side == 64
     images = [photo, rng.integers(0, 256, (100, 70, 3), np.uint8), photo]
@@ -124,7 +124,7 @@ def test_a_predictor_runs_it_like_the_network(model, onnx_model, photo, rng):
     assert difference.abs().mean() < 1e-4
 
 
-def test_a_predictor_says_what_runs_and_knows_the_file(onnx_model, model, tmp_path):
+def test_a_predictor_names_onnxruntime_and_its_settings_name_the_file(onnx_model, model, tmp_path):
     predictor = Predictor(onnx_model)
     assert str(predictor).startswith("onnxruntime on cpu (")
     assert predictor.settings == Predictor(load_model(onnx_model._path)).settings
@@ -132,7 +132,7 @@ def test_a_predictor_says_what_runs_and_knows_the_file(onnx_model, model, tmp_pa
     assert predictor.settings != Predictor(onnx_model, short_side=96).settings
 
 
-def test_folders_take_it_as_a_checkpoint(exported, photo, tmp_path, capsys):
+def test_the_folder_job_takes_the_file_as_a_checkpoint(exported, photo, tmp_path, capsys):
     (tmp_path / "in").mkdir()
     write_image(tmp_path / "in" / "a.png", photo)
     call = [str(tmp_path / "in"), str(tmp_path / "out"), "--checkpoint", str(exported)]
@@ -178,7 +178,7 @@ class WrongValues(PortraitMatting):
 
 
 @pytest.mark.parametrize(("kind", "message"), [(WrongInside, "by 1"), (WrongValues, "by 0.01")])
-def test_a_file_that_fails_its_proof_is_not_left(tmp_path, kind, message):
+def test_a_file_that_fails_its_check_does_not_replace_an_earlier_one(tmp_path, kind, message):
     config = {**vars(SMALL), "depths": (1, 1, 1, 1)}
     wrong = kind(ModelConfig(**config)).eval()
     wrong.checkpoint = INFO
@@ -190,7 +190,7 @@ def test_a_file_that_fails_its_proof_is_not_left(tmp_path, kind, message):
     assert before.read_bytes() == b"an earlier one"
 
 
-def test_calls_that_are_refused_before_any_work(model, tmp_path):
+def test_wrong_calls_are_refused_before_any_work(model, tmp_path):
     there = tmp_path / "there.onnx"
     there.touch()
     for message, call in {
@@ -221,7 +221,7 @@ def unlabelled(path: Path, exported: Path, text: str | None = None) -> None:
     onnx.save(graph, path)
 
 
-def test_files_that_are_not_ours(exported, tmp_path):
+def test_other_files_are_refused(exported, tmp_path):
     path = tmp_path / "x.onnx"
     for write, message in [
         (lambda: None, "no such file"),
@@ -239,17 +239,17 @@ def test_files_that_are_not_ours(exported, tmp_path):
         assert str(path) in str(caught.value)
 
 
-def test_the_network_itself_cannot_be_had_from_it(exported):
+def test_an_onnx_file_cannot_be_loaded_as_a_network(exported):
     with pytest.raises(PortraitmattingError, match="holds no PyTorch weights"):
         load_network(exported)
 
 
-def test_sizes_that_do_not_fit_are_refused_as_by_the_network(onnx_model):
+def test_other_sizes_are_refused_as_by_the_network(onnx_model):
     with pytest.raises(PortraitmattingError, match="pad or resize to 256x320"):
         onnx_model(torch.zeros(1, 3, 250, 320))
 
 
-def test_device_and_precision_are_the_files(onnx_model, exported):
+def test_device_and_precision_are_those_of_the_file(onnx_model, exported):
     Predictor(onnx_model, precision="fp32", device="cpu")
     Predictor(onnx_model, precision="auto", device="auto")
     with pytest.raises(PortraitmattingError, match="computes in fp32"):
@@ -287,7 +287,7 @@ def test_other_devices_are_unknown(device):
         choose_providers(device, [CPU, CUDA, COREML])
 
 
-def test_a_device_that_this_onnxruntime_lacks_is_no_fallback():
+def test_a_device_that_this_onnxruntime_lacks_is_an_error():
     with pytest.raises(PortraitmattingError, match="has no DmlExecutionProvider"):
         choose_providers("directml", [CPU])
 
@@ -325,7 +325,7 @@ class LostLibrary(Runtime):
         return super().InferenceSession(path, options, providers)
 
 
-def test_why_a_gpu_does_not_start_is_reported(exported, monkeypatch, capsys, caplog):
+def test_the_reason_why_a_gpu_does_not_start_is_reported(exported, monkeypatch, capsys, caplog):
     monkeypatch.setattr("portraitmatting.onnx_model._onnxruntime", LostLibrary)
     with pytest.raises(PortraitmattingError, match=r"could not start its CUDA.*libcublas\.so\.12"):
         load_model(exported, "cuda")
@@ -334,7 +334,7 @@ def test_why_a_gpu_does_not_start_is_reported(exported, monkeypatch, capsys, cap
     assert capsys.readouterr().out == ""
 
 
-def test_bound_tensors_give_what_copies_give(onnx_model, rng):
+def test_bound_tensors_give_the_same_as_copies(onnx_model, rng):
     image = torch.from_numpy(rng.random((2, 3, 64, 96), np.float32))
     image = image.contiguous(memory_format=torch.channels_last)
     for bound, copied in zip(onnx_model._run_bound(image), onnx_model(image), strict=True):
@@ -348,7 +348,7 @@ def test_a_gpu_has_its_number(monkeypatch):
     assert devices == ["cuda:0", "cuda:1", "cpu", "cpu"]
 
 
-def test_it_travels_to_other_machines(onnx_model, exported, tmp_path):
+def test_a_pickled_model_runs_on_another_machine(onnx_model, exported, tmp_path):
     """As a whole: the file need not be there."""
     shipped = pickle.dumps(onnx_model).replace(b"small.onnx", b"other.onnx")
     twin = pickle.loads(shipped)
@@ -358,7 +358,7 @@ def test_it_travels_to_other_machines(onnx_model, exported, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_says_so_instead_of_hanging(onnx_model, monkeypatch):
+def test_a_forked_process_gets_an_error_instead_of_hanging(onnx_model, monkeypatch):
     monkeypatch.setattr(os, "getpid", lambda: -1)
     with pytest.raises(PortraitmattingError, match="forked"):
         onnx_model(torch.rand(1, 3, 64, 64))
@@ -395,7 +395,9 @@ def test_the_predictor_does_not_import_onnx():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_the_command_line_writes_proves_and_names_the_source(model, tmp_path, monkeypatch, capsys):
+def test_the_command_writes_and_checks_the_file_and_stores_its_source(
+    model, tmp_path, monkeypatch, capsys
+):
     from portraitmatting.commands import export
 
     source = tmp_path / "small.safetensors"

@@ -1,4 +1,4 @@
-"""Folders as the Hugging Face Hub has them, and torch.hub; nothing here asks a network."""
+"""Folders and repositories of the Hugging Face Hub, and torch.hub, without internet."""
 
 import json
 from dataclasses import asdict
@@ -32,7 +32,9 @@ def equal(one, other) -> bool:
 
 
 @pytest.mark.parametrize("halves", [False, True])
-def test_a_folder_keeps_everything_to_the_bit(tmp_path, tiny_model, halves):
+def test_a_saved_folder_loads_with_exactly_the_same_weights_and_information(
+    tmp_path, tiny_model, halves
+):
     if halves:
         tiny_model.half().float()
     tiny_model.checkpoint = INFO
@@ -54,7 +56,7 @@ def test_a_folder_keeps_everything_to_the_bit(tmp_path, tiny_model, halves):
     assert stored == ("float16" if halves else "float32")
 
 
-def test_the_hub_can_read_what_lies_beside_the_weights(tmp_path, tiny_model):
+def test_the_hub_can_read_the_configuration_and_the_model_card(tmp_path, tiny_model):
     from huggingface_hub import ModelCard
 
     tiny_model.checkpoint = INFO
@@ -68,7 +70,7 @@ def test_the_hub_can_read_what_lies_beside_the_weights(tmp_path, tiny_model):
         assert message in card.text
 
 
-def test_only_the_one_file_speaks(tmp_path, tiny_model):
+def test_only_the_checkpoint_is_read(tmp_path, tiny_model):
     tiny_model.checkpoint = INFO
     tiny_model.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"embed_dim": 96}')
@@ -77,7 +79,7 @@ def test_only_the_one_file_speaks(tmp_path, tiny_model):
     assert PortraitMatting.from_pretrained(tmp_path, device="cpu").checkpoint == INFO
 
 
-def test_what_cannot_be_saved_or_read_is_one_line(tmp_path, tiny_model):
+def test_a_model_that_cannot_be_saved_or_read_is_an_error_of_one_line(tmp_path, tiny_model):
     with pytest.raises(CheckpointError, match="nothing is known of these weights"):
         tiny_model.save_pretrained(tmp_path / "fresh")
     assert not list((tmp_path / "fresh").iterdir())
@@ -85,7 +87,7 @@ def test_what_cannot_be_saved_or_read_is_one_line(tmp_path, tiny_model):
         PortraitMatting.from_pretrained(tmp_path / "fresh")
 
 
-def test_a_name_is_asked_of_the_hub(tmp_path, tiny_model, monkeypatch):
+def test_a_name_is_downloaded_from_the_hub(tmp_path, tiny_model, monkeypatch):
     tiny_model.checkpoint = INFO
     tiny_model.save_pretrained(tmp_path)
     asked = []
@@ -104,7 +106,7 @@ def test_a_name_is_asked_of_the_hub(tmp_path, tiny_model, monkeypatch):
     assert equal(model, tiny_model)
 
 
-def test_torch_hub(tmp_path, tiny_model):
+def test_torch_hub_loads_a_checkpoint(tmp_path, tiny_model):
     tiny_model.checkpoint = INFO
     tiny_model.save_pretrained(tmp_path)
     path = str(tmp_path / "model.safetensors")

@@ -1,4 +1,4 @@
-"""The one bounded read-ahead that folders, videos and training share."""
+"""The bounded read-ahead that folders, videos and training share."""
 
 import threading
 import time

@@ -186,7 +186,7 @@ def test_gradient_of_a_step_by_hand():
     assert metrics.grad(np.zeros_like(truth), truth) == pytest.approx(expected, rel=1e-4)
 
 
-def test_gradient_sees_no_constant_offset():
+def test_the_gradient_error_ignores_a_constant_offset():
     truth = np.random.default_rng(0).random((9, 11)) * 0.5
     assert metrics.grad(truth + 0.25, truth) == pytest.approx(0, abs=1e-12)
 
@@ -201,7 +201,7 @@ def test_connectivity_by_hand():
     assert metrics.conn(row(1, 1, 0.9), row(1, 1, 1)) == 0
 
 
-def test_connectivity_goes_by_four_neighbours():
+def test_connectivity_uses_four_neighbours():
     truth = np.array([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]])
     alpha = truth.copy()
     alpha[2, 2] = 0.5  # touches the square by its corner alone: level 0, so .5 against 1
@@ -232,7 +232,7 @@ def test_dtssd_by_hand():
     assert metrics.dtssd(iter(flicker), iter(still), iter(masks)) == pytest.approx(0.5)
 
 
-def test_dtssd_weighs_each_step_alike():
+def test_dtssd_weights_all_steps_equally():
     truths = [np.zeros((1, 4))] * 4
     alphas = [row(0, 0, 0, 0), row(1, 1, 1, 1), row(1, 1, 1, 1), row(1, 1, 1, 0)]
     assert metrics.dtssd(alphas, truths) == pytest.approx((1 + 0 + 0.5) / 3)
@@ -253,7 +253,7 @@ def test_scores_are_plain_floats(name):
 
 
 @pytest.mark.parametrize("name", metrics.METRICS)
-def test_inputs_stay_untouched(name):
+def test_inputs_are_not_changed(name):
     rng = np.random.default_rng(2)
     alpha, truth = rng.random((2, 20, 30))
     copies = alpha.copy(), truth.copy()
@@ -278,13 +278,13 @@ def test_inputs_stay_untouched(name):
         (np.zeros((2, 2)), np.zeros((2, 2)), np.zeros((2, 2), bool), "no pixel"),
     ],
 )
-def test_mistakes_are_named_in_one_line(name, alpha, truth, mask, message):
+def test_wrong_inputs_are_an_error_of_one_line(name, alpha, truth, mask, message):
     with pytest.raises(ImageError, match=message) as error:
         metrics.METRICS[name](alpha, truth, mask)
     assert "\n" not in str(error.value)
 
 
-def test_dtssd_refuses_what_is_no_clip():
+def test_dtssd_refuses_clips_of_one_frame_or_of_different_lengths():
     frame = np.zeros((2, 2))
     with pytest.raises(ImageError, match="two"):
         metrics.dtssd([frame], [frame])

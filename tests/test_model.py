@@ -1,4 +1,4 @@
-"""The network: equal to the author's, at any size, in every mode that users put it in."""
+"""The network: equal to the author's, at any size, in every mode that people use it in."""
 
 import copy
 
@@ -12,7 +12,7 @@ from portraitmatting.modeling.heads import fuse
 
 
 @pytest.mark.parametrize("size", [(64, 96), (224, 224), (256, 320)], ids=lambda s: f"{s[0]}x{s[1]}")
-def test_equals_the_authors_network(golden_model, size):
+def test_the_network_equals_the_authors(golden_model, size):
     golden = np.load(GOLDEN)
     with torch.inference_mode():
         alpha, trimap_logits = golden_model(image(*size))
@@ -21,11 +21,11 @@ def test_equals_the_authors_network(golden_model, size):
     assert np.abs(trimap_logits.numpy() - golden[f"trimap_logits_{name}"]).max() < 1e-5
 
 
-def test_published_size(golden_model):
+def test_the_network_has_the_published_number_of_parameters(golden_model):
     assert sum(p.numel() for p in golden_model.parameters()) == 35_439_340
 
 
-def test_returns_named_outputs(tiny_model):
+def test_the_outputs_are_named(tiny_model):
     prediction = tiny_model(torch.rand(2, 3, 32, 64))
     assert prediction.alpha.shape == (2, 1, 32, 64)
     assert prediction.trimap_logits.shape == (2, 3, 32, 64)
@@ -41,7 +41,7 @@ def test_returns_named_outputs(tiny_model):
         ((1, 4, 64, 64), "got 1x4x64x64"),
     ],
 )
-def test_other_sizes_are_refused_with_the_way_out(tiny_model, shape, message):
+def test_the_error_for_other_sizes_names_a_size_to_pad_to(tiny_model, shape, message):
     with pytest.raises(PortraitmattingError, match=message):
         tiny_model(torch.zeros(shape))
 
@@ -58,7 +58,7 @@ def test_gradients_reach_every_parameter(tiny_model):
     assert without == []
 
 
-def test_autocast_stays_close(tiny_model):
+def test_autocast_gives_nearly_the_same(tiny_model):
     images = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         exact = tiny_model(images)
@@ -69,7 +69,7 @@ def test_autocast_stays_close(tiny_model):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_copy_with_cast_weights_stays_close(golden_model, dtype):
+def test_a_copy_with_cast_weights_gives_nearly_the_same(golden_model, dtype):
     images = image(64, 96)
     twin = golden_model.at_precision(dtype)
     with torch.inference_mode():
@@ -81,7 +81,7 @@ def test_a_copy_with_cast_weights_stays_close(golden_model, dtype):
     assert {p.dtype for p in golden_model.parameters()} == {torch.float32}
 
 
-def test_copies_and_channels_last_agree(tiny_model):
+def test_copies_and_channels_last_give_the_same(tiny_model):
     images = torch.rand(2, 3, 64, 96)
     twin = copy.deepcopy(tiny_model).to(memory_format=torch.channels_last)
     with torch.inference_mode():
@@ -93,7 +93,7 @@ def test_copies_and_channels_last_agree(tiny_model):
             torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_is_captured_whole_by_compile(tiny_model):
+def test_compile_captures_the_network_as_one_graph(tiny_model):
     """One graph without breaks; what a backend makes of the graph is torch's business."""
     images = torch.rand(1, 3, 64, 64)
     compiled = torch.compile(tiny_model, backend="aot_eager", fullgraph=True)
@@ -109,7 +109,7 @@ def test_batches_are_independent(tiny_model):
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
 
-def test_fuse_obeys_the_trimap():
+def test_fuse_takes_alpha_only_in_the_unknown_region():
     alpha = torch.tensor([-0.5, 0.3, 1.5, 0.3, 0.3]).view(1, 1, 1, 5)
     classes = torch.tensor([1, 1, 1, 0, 2])
     logits = torch.nn.functional.one_hot(classes, 3).T.reshape(1, 3, 1, 5).float()
@@ -118,7 +118,7 @@ def test_fuse_obeys_the_trimap():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("output", [0, 1])
-def test_an_output_that_is_not_finite_spoils_its_image_alone(value, output):
+def test_an_output_that_is_not_finite_affects_only_its_image(value, output):
     outputs = torch.rand(2, 1, 4, 4), torch.rand(2, 3, 4, 4)
     outputs[output][1, 0, 2, 2] = value
     matte = fuse(*outputs)

@@ -11,7 +11,7 @@ SHAPES = array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=6)
 
 
 @given(arrays(st.sampled_from([np.uint8, np.uint16]), SHAPES))
-def test_integers_survive_every_way_there_and_back(pixels):
+def test_integers_are_the_same_after_conversion_and_back(pixels):
     for other in (np.uint16, np.float32, np.float64):
         back = to_dtype(to_dtype(pixels, other), pixels.dtype)
         assert back.dtype == pixels.dtype

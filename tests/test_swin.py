@@ -1,4 +1,4 @@
-"""A Swin block against the slow, obvious way, and its linear layers against PyTorch's."""
+"""A Swin block against a slow reference, and its linear layers against PyTorch's."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def attend_window_by_window(block: SwinBlock, x: torch.Tensor) -> torch.Tensor:
 
 @settings(max_examples=15, deadline=None)
 @given(height=SIDES, width=SIDES, shift=st.sampled_from([0, 1]), batch=st.integers(1, 2))
-def test_a_block_equals_the_slow_way_at_any_size(height, width, shift, batch):
+def test_a_block_equals_a_slow_reference_at_any_size(height, width, shift, batch):
     torch.manual_seed(0)
     block = SwinBlock(8, 2, window=3, shift=shift, mlp_ratio=2, drop_path=0).eval()
     block.attn.relative_position_bias_table.data.normal_()
@@ -68,7 +68,7 @@ def test_paths_are_dropped_in_training_only():
 
 @pytest.mark.parametrize("onednn", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
-def test_linear_equals_pytorchs(monkeypatch, onednn, bias):
+def test_linear_layers_equal_pytorchs(monkeypatch, onednn, bias):
     if onednn and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         pytest.skip("this PyTorch has no oneDNN")
     monkeypatch.setattr(swin, "_ONEDNN", onednn)
