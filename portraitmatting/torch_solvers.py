@@ -74,6 +74,8 @@ def multi_level(image: Tensor, alpha: Tensor) -> Tensor:
     then all black ones.
     """
     height, width = alpha.shape
+    # Start with the mean colours of the certain foreground and background, go on from 1x1 pixel to
+    # the size of the image, and improve the colours of the level before at each level.
     masks = (alpha > 0.9).float(), (alpha < 0.1).float()
     colors = [(image * mask).sum(dim=(1, 2)) / (mask.sum() + 1e-5) for mask in masks]
     state = torch.cat(colors)[:, None, None]
@@ -88,15 +90,15 @@ def multi_level(image: Tensor, alpha: Tensor) -> Tensor:
         shares, divisor = torch.stack([matte, 1 - matte]), _divisor(matte, total)
         rows, columns = (torch.arange(side, device=image.device) for side in size)
         odd = ((rows[:, None] + columns) % 2).bool()
-        turns = odd, ~odd
-        for sweep in range(2 * (10 if max(size) <= 32 else 2)):
+        turns = odd, ~odd  # each keeps these pixels as they are
+        for turn in range(2 * (10 if max(size) <= 32 else 2)):
             # As few kernels as possible: at small levels their launches take most of the time.
             first, *others = zip(weights, _neighbours(state), strict=True)
             means = first[0] * first[1]
             for weight, other in others:
                 means = torch.addcmul(means, weight, other)
             both = _unmix(pixels, shares, means.view(2, 3, *size), divisor, 0)
-            state = torch.where(turns[sweep % 2], state, both.flatten(0, 1))
+            state = torch.where(turns[turn % 2], state, both.flatten(0, 1))
     return state
 
 
@@ -112,9 +114,9 @@ def _nearest(planes: Tensor, size: tuple[int, ...]) -> Tensor:
 def _neighbours(planes: Tensor) -> list[Tensor]:
     """For each pixel of CxHxW its neighbours to the left, right, above and below, four of CxHxW.
     Outside the border a pixel is its own neighbour."""
-    framed = F.pad(planes[None], (1, 1, 1, 1), mode="replicate")[0]
-    middle = framed[:, 1:-1], framed[:, :, 1:-1]
-    return [middle[0][..., :-2], middle[0][..., 2:], middle[1][:, :-2], middle[1][:, 2:]]
+    padded = F.pad(planes[None], (1, 1, 1, 1), mode="replicate")[0]
+    rows, columns = padded[:, 1:-1], padded[:, :, 1:-1]
+    return [rows[..., :-2], rows[..., 2:], columns[:, :-2], columns[:, 2:]]
 
 
 @torch.no_grad()

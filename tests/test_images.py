@@ -1,3 +1,5 @@
+"""Reading and writing image files."""
+
 import io
 import os
 import struct

@@ -1,3 +1,5 @@
+"""Conversions between 8 bits, 16 bits and floats."""
+
 import numpy as np
 import pytest
 from hypothesis import given
