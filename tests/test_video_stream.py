@@ -1,5 +1,7 @@
 """The stream of mattes: order, smoothing, sizes that follow a target rate, moving backgrounds."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import pytest
@@ -182,6 +184,20 @@ def test_a_video_background_runs_at_its_own_speed_and_loops(tmp_path):
     ]:
         shown = background.at(moment)(image, alpha)
         assert shown.shape == image.shape and abs(int(shown.mean()) - value) <= 3, moment
+
+
+def test_a_video_background_serves_several_threads(tmp_path):
+    """Each gets the moment that it asked for; what is before the start is the first frame."""
+    make_avi(tmp_path / "b.avi", range(0, 250, 10))
+    background = VideoBackground(tmp_path / "b.avi")
+    image, alpha = np.zeros((20, 40, 3), np.uint8), np.zeros((20, 40), np.float32)
+    moments = [step / 10 for step in range(-2, 25)] * 4
+    with ThreadPoolExecutor(8) as pool:
+        shown = [at(image, alpha).mean() for at in pool.map(background.at, moments)]
+    np.testing.assert_allclose(shown, [max(0, 100 * moment) for moment in moments], atol=3)
+    capture = background.at(-1) and background._capture
+    background.at(-1)
+    assert background._capture is capture
 
 
 def test_a_video_background_leaps_over_the_time_it_was_not_shown(tmp_path):

@@ -1,6 +1,7 @@
 """Backgrounds for videos: the still ones, and a video behind the person, looped."""
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -39,6 +40,7 @@ class VideoBackground:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fspath(path)
+        self._reading = threading.Lock()
         self._open()
         image = self._next()
         if image is None:
@@ -59,8 +61,13 @@ class VideoBackground:
         return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8) if ok else None
 
     def at(self, seconds: float) -> Background:
-        """The frame of this moment, which counts from the start of the first round."""
-        wanted = int(seconds * self._rate + 1e-6)
+        """The frame of this moment, which counts from the start of the first round; earlier, the
+        first frame. May be called from several threads at once."""
+        wanted = max(0, int(seconds * self._rate + 1e-6))
+        with self._reading:
+            return self._frame(wanted)
+
+    def _frame(self, wanted: int) -> Background:
         if wanted < self._index:
             self._open()
             self._index = -1
