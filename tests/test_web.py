@@ -31,6 +31,7 @@ from portraitmatting import (
 )
 from portraitmatting.checkpoint.format import CheckpointInfo, save_checkpoint
 from portraitmatting.compositing import composite, rgba
+from portraitmatting.images.colour import profile_of_codes
 from portraitmatting.images.pixels import to_dtype
 from portraitmatting.web.guard import Guard
 from portraitmatting.web.job import KINDS, Choices, Upload, matte_photo
@@ -279,6 +280,21 @@ def test_nobody_there_and_crops(tiny_predictor, photo, tmp_path):
     crop = Choices(foreground="none", crop=True)
     cropped = matte_photo(tiny_predictor, upload, crop, 50, lambda *_: None)
     assert np.array_equal(cropped.rgba, matte.crop(0.05).result("rgba", method="none"))
+
+
+def test_a_background_image_keeps_the_colours_of_its_profile(tiny_predictor, photo, tmp_path):
+    write_image(tmp_path / "a.png", photo)
+    pixels = np.zeros_like(photo) + np.uint8([200, 90, 30])
+    write_image(tmp_path / "b.png", pixels, profile_of_codes(12, 13))  # Display P3
+    photo_upload, behind = (
+        Upload((tmp_path / name).read_bytes(), name) for name in ("a.png", "b.png")
+    )
+    choices = Choices("image", background_image=behind, foreground="none")
+    result = matte_photo(tiny_predictor, photo_upload, choices, 50, lambda *_: None)
+    matte = tiny_predictor.predict(photo)
+    expected = matte.result("composite", str(tmp_path / "b.png"), "none")
+    assert not np.array_equal(expected, matte.result("composite", pixels, "none"))
+    assert np.array_equal(result.composite, expected)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from portraitmatting.choices import PRESETS, parse_color
 from portraitmatting.errors import PortraitmattingError
+from portraitmatting.images.colour import convert_rgb
 from portraitmatting.images.decode import DecodedImage, decode
 from portraitmatting.images.files import write_image
 from portraitmatting.images.metadata import Metadata
@@ -175,7 +176,8 @@ def matte_photo(
         if background == "colour":
             background = choices.hex_colour
         elif background == "image":
-            background = cast(Upload, choices.background_image).read(megapixels).pixels
+            scene = cast(Upload, choices.background_image).read(megapixels)
+            background = convert_rgb(scene.pixels, scene.icc_profile)
         progress(0.1, "Matting")
         matte = predictor.at_preset(choices.preset).predict(source)
         is_empty = matte.is_empty
