@@ -94,8 +94,8 @@ def foreground_pixels(
 ) -> Tensor:
     """`estimate_foreground` on the device that holds the image.
 
-    "ml" and "fast" never wait for a GPU, so that the caller can go on while it computes. Returns
-    HxWx3 of the pixels' dtype, on their device; `pixels` itself if no pixel needs a colour.
+    "ml" and "fast" wait for a GPU only to copy lists of pixels to it. Returns HxWx3 of the pixels'
+    dtype, on their device; `pixels` itself if no pixel needs a colour.
 
     Args:
         pixels: the image HxWx3, uint8 | uint16 | float in 0..1, of two pixels or more.

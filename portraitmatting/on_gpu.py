@@ -2,8 +2,8 @@
 
 `shrink_pixels`, `guided_matte`, `cut_out`, `blend` and `blurred` compute what `to_tensor`,
 `guided_upsample`, `rgba`, `composite` and `Blur` compute on the CPU. They work on strips of rows,
-so that memory other than for the image and the result grows little with the image. Only `download`
-waits for the GPU, and `blurred`, which calls it.
+so that memory other than for the image and the result grows little with the image. Only copies from
+and to the CPU wait for the GPU: `upload`, `download`, and `blurred`, which needs both.
 """
 
 from collections.abc import Iterable, Iterator

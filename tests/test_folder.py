@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -640,6 +641,35 @@ def test_batches_are_batches(photos, output, predictor, run, monkeypatch):
     assert sorted(batches) == sorted([(4, *wide), (4, *wide), (1, *wide), (3, *high)])
     outputs = read_image(output / "alpha" / "wide8.png").pixels[..., 0] / 255
     np.testing.assert_allclose(outputs, expected, atol=0.6 / 255)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_while_results_are_written_no_estimate_is_kept(photos, run, monkeypatch, batch_size):
+    """On a GPU that is the image and its matte, and pinned memory for both."""
+    for index in range(4):
+        write_image(photos / f"{index}.png", pixels((30, 40)))
+    estimate, write, tensors, kept = Predictor.estimate, job_module._Job._write, {}, []
+
+    def watched(self, batch):
+        estimates = estimate(self, batch)
+        for prepared, made in zip(batch, estimates, strict=True):
+            tensors[id(prepared.image.pixels)] = [
+                weakref.ref(t) for t in (prepared.tensor, made.alpha)
+            ]
+        return estimates
+
+    def written(self, task, matte, image):
+        deadline = time.monotonic() + 5
+        refs = tensors[id(matte.image)]
+        while any(ref() is not None for ref in refs) and time.monotonic() < deadline:
+            time.sleep(0.01)  # the network's thread may be about to let go
+        kept.append(sum(ref() is not None for ref in refs))
+        write(self, task, matte, image)
+
+    monkeypatch.setattr(Predictor, "estimate", watched)
+    monkeypatch.setattr(job_module._Job, "_write", written)
+    run(batch_size=batch_size)
+    assert len(kept) >= 4 and not any(kept)
 
 
 def test_a_full_disk_ends_the_job_while_images_are_still_read():

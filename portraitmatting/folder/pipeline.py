@@ -171,18 +171,22 @@ class Pipeline(Generic[Item]):
                     held.enter_context(budget.take(pixels))
                 _check_memory(pixels)
                 image = self.read(item)
-                prepared = self.predictor.prepare(image)
-                if network:
-                    estimate = network.estimate(prepared)
-                else:
-                    (estimate,) = self.predictor.estimate([prepared])
-                self.write(item, self.predictor.finish(estimate), image)
+                self.write(item, self._matte(image, network), image)
         # ValueErrors are ours, or pymatting's when the colours of an image defeat its solver.
         except (OSError, ValueError, RuntimeError, MemoryError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
             if isinstance(cause, OSError) and cause.errno in _STORAGE_FULL:
                 raise Stop(reason(error)) from error
             self.fail(item, error)
+
+    def _matte(self, image: DecodedImage, network: "_Batches | None") -> Matte:
+        """On return nothing but the matte is kept: pinned memory and that of a GPU are free again
+        while results are made and written."""
+        prepared = self.predictor.prepare(image)
+        if network:
+            return self.predictor.finish(network.estimate(prepared))
+        (estimate,) = self.predictor.estimate([prepared])
+        return self.predictor.finish(estimate)
 
 
 class _Batches:
@@ -239,16 +243,25 @@ class _Batches:
 
     def run(self) -> None:
         """The network's thread."""
-        while batch := self._next():
-            images, futures = zip(*batch, strict=True)
-            try:
-                estimates = self._predictor.estimate(images)
-            except Exception as error:  # each thread reports its own image
-                for future in futures:
-                    future.set_exception(error)
-                continue
+        while self._run_batch():
+            pass
+
+    def _run_batch(self) -> bool:
+        """Wait for a batch and run it; False once closed. On return no memory of it is kept, or
+        else it would be until the next batch."""
+        batch = self._next()
+        if not batch:
+            return False
+        images, futures = zip(*batch, strict=True)
+        try:
+            estimates = self._predictor.estimate(images)
+        except Exception as error:  # each thread reports its own image
+            for future in futures:
+                future.set_exception(error)
+        else:
             for future, estimate in zip(futures, estimates, strict=True):
                 future.set_result(estimate)
+        return True
 
     def _next(self) -> "list[tuple[Prepared, Future[Estimate]]]":
         """The largest group, once it is full or nobody could add to it; empty once closed."""
