@@ -32,8 +32,8 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unknown option {unknown[0]}")
         if unknown:
             self.error(
-                f"{unknown[0]!r} is left over: quote names that contain spaces, and give several "
-                "inputs one after another"
+                f"{unknown[0]!r} is left over: quote names that contain spaces, and put options "
+                "before or after all of them"
             )
         return options
 

@@ -193,6 +193,13 @@ def explain_memory(message: str) -> Iterator[None]:
         raise PortraitmattingError(message) from error
 
 
+def memory_of(device: torch.device) -> int | None:
+    """The bytes of a CUDA device's memory; None for other devices."""
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
 def attempt(function: Callable[..., Result], *args: Any) -> Result | None:
     """What the function returns, or None where it runs out of memory.
 

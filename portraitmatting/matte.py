@@ -18,7 +18,7 @@ from portraitmatting.images.encode import encode_image
 from portraitmatting.images.files import write_image
 from portraitmatting.images.metadata import Metadata
 from portraitmatting.images.pixels import to_dtype
-from portraitmatting.on_gpu import blend, blurred, cut_out, download, upload
+from portraitmatting.on_gpu import ONE_IMAGE, blend, blurred, cut_out, download, upload
 from portraitmatting.transforms import shrunk
 
 _PREVIEW_SIDE = 1024
@@ -103,23 +103,27 @@ class Matte:
 
         Nothing stays there between two calls: a list of mattes would fill the GPU's memory.
         """
-        pixels, alpha = upload(image, self.device), upload(self.alpha, self.device)
-        foreground = pixels
-        if method != "none" and alpha.numel() > 1:
-            foreground = foreground_pixels(pixels, alpha, self.alpha, method)
-        if kind == "foreground":
-            return download(foreground)
-        if kind == "rgba":
-            return download(cut_out(foreground, alpha))
-        behind = background if isinstance(background, np.ndarray) else as_background(background)
-        if isinstance(behind, Blur):
-            back = blurred(pixels, alpha, behind)
-        else:
-            behind = paint(behind, image, self.alpha, self.icc_profile)
-            if behind.strides[:2] == (0, 0):
-                behind = behind[:1, :1]  # one colour: `blend` expands one pixel of it
-            back = upload(behind, self.device)
-        return download(blend(foreground, alpha, back))
+        blur, behind = None, image
+        if kind == "composite":
+            if not isinstance(background, np.ndarray):
+                background = as_background(background)
+            if isinstance(background, Blur):
+                blur = background
+            else:
+                behind = paint(background, image, self.alpha, self.icc_profile)
+                if behind.strides[:2] == (0, 0):
+                    behind = behind[:1, :1]  # one colour: `blend` expands one pixel of it
+        with ONE_IMAGE:
+            pixels, alpha = upload(image, self.device), upload(self.alpha, self.device)
+            foreground = pixels
+            if method != "none" and alpha.numel() > 1:
+                foreground = foreground_pixels(pixels, alpha, self.alpha, method)
+            if kind == "foreground":
+                return download(foreground)
+            if kind == "rgba":
+                return download(cut_out(foreground, alpha))
+            back = blurred(pixels, alpha, blur) if blur else upload(behind, self.device)
+            return download(blend(foreground, alpha, back))
 
     def save(
         self,

@@ -6,6 +6,7 @@ so that memory other than for the image and the result grows little with the ima
 and to the CPU wait for the GPU: `upload`, `download`, and `blurred`, which needs both.
 """
 
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -18,6 +19,10 @@ from torch import Tensor
 from portraitmatting.compositing import Blur
 from portraitmatting.guided_filter import CERTAIN, fit
 from portraitmatting.transforms import area_weights, resize_tensor, shrinks
+
+ONE_IMAGE = threading.RLock()
+"""For work on images of full size on a GPU: one at a time. Many threads at once would fill its
+memory and gain nothing, as its kernels run one after another."""
 
 _STRIP = 2**22
 """Pixels of a strip, which take 48 MiB in floating point."""

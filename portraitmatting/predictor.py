@@ -37,7 +37,7 @@ from portraitmatting.images.source import Source, as_image
 from portraitmatting.matte import Matte
 from portraitmatting.modeling.heads import fuse
 from portraitmatting.modeling.model import PortraitMatting, Prediction
-from portraitmatting.on_gpu import download, guided_matte, shrink_pixels
+from portraitmatting.on_gpu import ONE_IMAGE, download, guided_matte, shrink_pixels
 from portraitmatting.onnx_model import OnnxModel
 from portraitmatting.transforms import MULTIPLE, network_size, resize_tensor, to_tensor
 from portraitmatting.trimap import BACKGROUND, FOREGROUND, UNKNOWN, VALUES
@@ -260,9 +260,10 @@ class Predictor:
         return None, to_tensor(item.image.pixels, item.size).to(self.device)
 
     def _upload_pixels(self, item: Prepared) -> tuple[Tensor, Tensor]:
-        # From pinned memory the copy runs while this thread goes on.
-        pixels = item.tensor.to(self.device, non_blocking=True)
-        return pixels, shrink_pixels(pixels, item.size)
+        with ONE_IMAGE:
+            # From pinned memory the copy runs while this thread goes on.
+            pixels = item.tensor.to(self.device, non_blocking=True)
+            return pixels, shrink_pixels(pixels, item.size)
 
     @without_autocast()
     def finish(self, estimate: Estimate) -> Matte:
@@ -276,7 +277,7 @@ class Predictor:
             on_gpu = None if pixels is None else (pixels, small, alpha)
         height, width = image.pixels.shape[:2]
         with _explain_size(image):
-            full = None if on_gpu is None else attempt(lambda: download(guided_matte(*on_gpu)))
+            full = None if on_gpu is None else attempt(_guided_on_gpu, *on_gpu)
             if full is None:
                 matte = guided_upsample(image.pixels, alpha[0].cpu().numpy())
             else:
@@ -345,6 +346,10 @@ class Predictor:
         while len(images):
             count = min(len(images), self._largest_batch.get(size, len(images)))
             outputs = attempt(self._forward, images[:count], network)
+            if outputs is None and count == 1 and self.device.type == "cuda":
+                with ONE_IMAGE:  # without what another image takes at the moment
+                    torch.cuda.empty_cache()
+                    outputs = attempt(self._forward, images[:count], network)
             if outputs is not None:
                 mattes.append(outputs[0])
                 trimaps.append(outputs[1])
@@ -370,6 +375,11 @@ class Predictor:
         batch = torch.stack(list(images)).contiguous(memory_format=torch.channels_last)
         alpha, trimap_logits = network(batch)
         return fuse(alpha, trimap_logits), trimap_logits.argmax(dim=1).to(torch.uint8)
+
+
+def _guided_on_gpu(pixels: Tensor, image: Tensor, coarse: Tensor) -> NDArray[np.uint16]:
+    with ONE_IMAGE:
+        return download(guided_matte(pixels, image, coarse))
 
 
 def _explain_size(image: DecodedImage) -> AbstractContextManager[None]:

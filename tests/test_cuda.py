@@ -2,6 +2,9 @@
 tensors, and the values that the same code computes on the CPU."""
 
 import collections
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,11 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from portraitmatting import Matte, ModelConfig, PortraitMatting, PortraitmattingError, Predictor
 from portraitmatting.device import has_cuda
+from portraitmatting.foreground import foreground_pixels
 from portraitmatting.guided_filter import guided_upsample
 from portraitmatting.images.decode import DecodedImage
 from portraitmatting.modeling import swin
 from portraitmatting.modeling.heads import fuse
-from portraitmatting.on_gpu import guided_matte, shrink_pixels
+from portraitmatting.on_gpu import ONE_IMAGE, guided_matte, shrink_pixels
 from portraitmatting.predictor import Prepared
 from portraitmatting.transforms import to_tensor
 
@@ -346,3 +350,63 @@ def test_a_matte_of_another_machine_gives_its_results_here(rng, monkeypatch):
     assert not has_cuda("cuda:8") and not has_cuda("mps")
     with pytest.raises(PortraitmattingError, match="unknown device 'gpu'"):
         Matte(image, alpha, trimap, "gpu").rgba()
+
+
+def test_many_threads_take_turns_with_images_of_full_size(rng, monkeypatch):
+    image, alpha = soft_scene(rng, 60, 80, np.uint8)
+    matte = Matte(image, alpha, np.zeros(alpha.shape, np.uint8))
+    expected = matte.composite("teal")
+    lock, inside, most = threading.Lock(), 0, 0
+    plain = foreground_pixels
+
+    def count(*args):
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        time.sleep(0.01)
+        with lock:
+            inside -= 1
+        return plain(*args)
+
+    monkeypatch.setattr("portraitmatting.matte.foreground_pixels", count)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(
+            pool.map(lambda _: matte._on_gpu("composite", image, "teal", "ml"), range(4))
+        )
+    assert most == 1
+    for result in results:
+        np.testing.assert_allclose(result.astype(int), expected, atol=1)
+
+
+def test_an_image_for_which_there_is_no_memory_waits_for_other_images(
+    tiny_predictor, photo, monkeypatch
+):
+    """A result that another thread makes may fill the memory for a moment."""
+    expected = tiny_predictor.predict(photo)
+    prepared = tiny_predictor.prepare(photo)
+    monkeypatch.setattr(tiny_predictor, "device", torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    begun, done = threading.Event(), threading.Event()
+    plain = tiny_predictor._forward
+
+    def forward(*args):
+        if not done.is_set():
+            no_memory()
+        return plain(*args)
+
+    def other_image():
+        with ONE_IMAGE:
+            begun.set()
+            time.sleep(0.1)
+            done.set()
+
+    monkeypatch.setattr(tiny_predictor, "_forward", forward)
+    thread = threading.Thread(target=other_image)
+    thread.start()
+    begun.wait()
+    matte, _ = tiny_predictor._in_parts(prepared.tensor[None], tiny_predictor._network)
+    thread.join()
+    np.testing.assert_allclose(
+        guided_upsample(photo, matte[0, 0].numpy()), expected.alpha, atol=1e-5
+    )

@@ -620,6 +620,7 @@ def test_what_a_machine_or_container_has_left():
     free = available_memory()
     assert free is None or 10**6 < free < 10**14
     assert 0 < pixels_in_flight(2) <= 2 * 24_000_000
+    assert pixels_in_flight(2, gpu_memory=24_000) == 1000
 
 
 def test_batches_are_batches(photos, output, predictor, run, monkeypatch):

@@ -21,7 +21,7 @@ from typing import BinaryIO, Generic, TypeVar
 
 from PIL import Image
 
-from portraitmatting.device import is_out_of_memory
+from portraitmatting.device import is_out_of_memory, memory_of
 from portraitmatting.errors import ImageError, PortraitmattingError, one_line
 from portraitmatting.images.decode import DecodedImage
 from portraitmatting.matte import Matte
@@ -29,6 +29,8 @@ from portraitmatting.predictor import Estimate, Predictor, Prepared
 
 BYTES_PER_PIXEL = 40
 """Peak memory of an image, from reading to writing alpha and rgba with "ml"."""
+GPU_BYTES_PER_PIXEL = 6
+"""An image's own pixels, which a GPU holds from the network to the guided filter."""
 PIXELS_PER_WORKER = 24_000_000
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -68,11 +70,15 @@ class Budget:
                 self._changed.notify_all()
 
 
-def pixels_in_flight(workers: int) -> int:
-    """The pixels of `workers` photos of 24 megapixels, if half of the free memory holds them."""
-    wanted = workers * PIXELS_PER_WORKER
-    free = available_memory()
-    return wanted if free is None else max(1, min(wanted, free // 2 // BYTES_PER_PIXEL))
+def pixels_in_flight(workers: int, gpu_memory: int | None = None) -> int:
+    """The pixels of `workers` photos of 24 megapixels, or as many as half of the free memory holds,
+    and a quarter of a GPU's, in bytes."""
+    limits = [workers * PIXELS_PER_WORKER]
+    if (free := available_memory()) is not None:
+        limits.append(free // 2 // BYTES_PER_PIXEL)
+    if gpu_memory is not None:
+        limits.append(gpu_memory // 4 // GPU_BYTES_PER_PIXEL)
+    return max(1, min(limits))
 
 
 def available_memory() -> int | None:
@@ -136,7 +142,7 @@ class Pipeline(Generic[Item]):
         batched = batch_size > 1 or self.predictor.device.type != "cpu"
         threads = workers + 2 * batch_size if batched else workers
         network = _Batches(self.predictor, batch_size, threads) if batched else None
-        budget = Budget(pixels_in_flight(threads))
+        budget = Budget(pixels_in_flight(threads, memory_of(self.predictor.device)))
         source, turn, stopped = iter(items), threading.Lock(), threading.Event()
 
         def work() -> None:

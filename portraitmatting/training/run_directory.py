@@ -160,7 +160,9 @@ class RunDirectory:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except _UNREADABLE as error:
-            raise PortraitmattingError(f"{path}: cannot be read ({_first_line(error)})") from None
+            raise PortraitmattingError(
+                f"{path}: cannot be read ({_first_line(error)}): remove it to use an earlier one"
+            ) from None
         if not isinstance(content, dict):
             raise PortraitmattingError(f"{path}: cannot be read (no checkpoint of a run)")
         return content
