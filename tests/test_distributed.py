@@ -22,6 +22,7 @@ from portraitmatting.folder.job import matte_folder
 from portraitmatting.folder.plan import plan_folder, plan_results
 from portraitmatting.folder.results import ResultOptions
 from portraitmatting.images.files import read_image, write_image
+from portraitmatting.pymatting_solvers import load_solver
 
 ray = pytest.importorskip("ray")
 pytest.importorskip("ray.data")
@@ -93,7 +94,8 @@ def photos(tmp_path) -> Path:
 
 @pytest.fixture
 def workerlike(two_cores, checkpoint, one_thread) -> Callable[..., worker.Worker]:
-    """Makes a worker of this process."""
+    """Makes a worker of this process, which has loaded numba, as workers have not."""
+    load_solver("ml")
 
     def make(
         source: str,

@@ -3,6 +3,7 @@
 import io
 import os
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -135,7 +136,8 @@ class Worker:
 
     def __init__(self, orders: Orders) -> None:
         # Each library would take all cores of the machine.
-        os.environ["NUMBA_NUM_THREADS"] = str(orders.cores)
+        if "numba" not in sys.modules:  # which fails if this changes once its threads run
+            os.environ["NUMBA_NUM_THREADS"] = str(orders.cores)
         # On a CPU each core runs the network for an image of its own.
         one_each = orders.device == "cpu" and orders.batch_size == 1
         torch.set_num_threads(1 if one_each else orders.cores)
