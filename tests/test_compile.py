@@ -14,6 +14,22 @@ from portraitmatting.device import check_compiler
 from portraitmatting.modeling.swin import SwinBlock
 
 
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    """What one test has compiled would make PyTorch trace the next one's network with open sizes,
+    which takes minutes."""
+    yield
+    torch._dynamo.reset()
+
+
+def test_compile_captures_the_network_as_one_graph(tiny_model):
+    """One graph without breaks; what a backend makes of the graph is torch's business."""
+    images = torch.rand(1, 3, 64, 64)
+    compiled = torch.compile(tiny_model, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(images).alpha, tiny_model(images).alpha)
+
+
 def test_the_predictor_runs_what_torch_compile_returns(tiny_model, photo, monkeypatch):
     expected = Predictor(tiny_model, 64).predict(photo).alpha
     compiled = []

@@ -93,14 +93,6 @@ def test_copies_and_channels_last_give_the_same(tiny_model):
             torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_compile_captures_the_network_as_one_graph(tiny_model):
-    """One graph without breaks; what a backend makes of the graph is torch's business."""
-    images = torch.rand(1, 3, 64, 64)
-    compiled = torch.compile(tiny_model, backend="aot_eager", fullgraph=True)
-    with torch.no_grad():
-        torch.testing.assert_close(compiled(images).alpha, tiny_model(images).alpha)
-
-
 def test_batches_are_independent(tiny_model):
     images = torch.rand(3, 3, 64, 64)
     with torch.inference_mode():
